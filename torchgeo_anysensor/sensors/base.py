@@ -1,0 +1,130 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""What is known of a sensor, as frozen data."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Unit = Literal['reflectance', 'kelvin', 'celsius']
+
+
+def _check_range(where: str, field: str, value: float, limits: tuple[float, float]) -> None:
+    """Raise if a number lies outside of what its unit allows.
+
+    Raises:
+        ValueError: If *value* is not within *limits*.
+    """
+    low, high = limits
+    if low <= value <= high:
+        return
+    unit = field.rpartition('_')[2]
+    hint = '; is it in nm?' if unit == 'um' and value > high else ''
+    raise ValueError(f'{where}: {field}={value:g} is not in [{low:g}, {high:g}] {unit}{hint}')
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """One spectral band of a sensor.
+
+    ``scale`` and ``offset`` turn the digital number (DN) of the delivered file into ``unit``:
+    ``DN * scale + offset``.
+
+    Raises:
+        ValueError: If a number is outside of what its unit allows.
+    """
+
+    name: str  #: as in the file names of the product
+    common_name: str | None  #: STAC ``eo:common_name``
+    center_wavelength_um: float
+    fwhm_um: float
+    gsd_m: float
+    scale: float
+    offset: float
+    unit: Unit = 'reflectance'
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_range(self.name, 'center_wavelength_um', self.center_wavelength_um, (0.3, 15))
+        _check_range(self.name, 'fwhm_um', self.fwhm_um, (0.0005, 5))
+        _check_range(self.name, 'gsd_m', self.gsd_m, (0.05, 5000))
+        if self.unit not in ('reflectance', 'kelvin', 'celsius'):
+            raise ValueError(
+                f'{self.name}: unit={self.unit!r} is not known; '
+                "known are 'reflectance', 'kelvin' and 'celsius'"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class QA:
+    """The quality band of a product and what makes a pixel bad.
+
+    A pixel is bad if one of ``bad_bits`` is set (bit fields) or its value is one of ``bad_values``
+    (class codes).
+    """
+
+    band: str  #: as in the file names of the product
+    bad_bits: tuple[int, ...] = ()  #: bit positions, 0 is the lowest
+    bad_values: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """A product of an instrument as the agency delivers it.
+
+    ``filename_regex`` is matched (verbose mode) against the name of one band file and has the
+    groups ``product`` (the same for all files of one acquisition), ``date`` and ``band``, and
+    optionally ``res`` (the grid in metres, where a product has a band on several).
+
+    Raises:
+        ValueError: If two bands share a name, or a group is missing.
+    """
+
+    name: str
+    title: str
+    bands: tuple[Band, ...]
+    nodata: float
+    qa: QA | None
+    filename_glob: str
+    filename_regex: str
+    date_format: str
+    source: str  #: the documents that the numbers come from
+
+    def __post_init__(self) -> None:
+        """Check the names of bands and groups."""
+        names = [band.name for band in self.bands]
+        if len(set(names)) != len(names):
+            raise ValueError(f'{self.name}: two bands share a name in {names}')
+        groups = re.compile(self.filename_regex, re.VERBOSE).groupindex
+        missing = {'product', 'date', 'band'} - set(groups)
+        if missing:
+            raise ValueError(f'{self.name}: filename_regex lacks the groups {sorted(missing)}')
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names of all bands, in the order of the table."""
+        return tuple(band.name for band in self.bands)
+
+    @property
+    def rgb(self) -> tuple[str, ...]:
+        """Names of the red, green and blue band, or empty if one is lacking."""
+        by_color = {band.common_name: band.name for band in self.bands}
+        colors = ('red', 'green', 'blue')
+        return tuple(by_color[c] for c in colors) if set(colors) <= set(by_color) else ()
+
+    def select(self, names: Iterable[str]) -> tuple[Band, ...]:
+        """Bands by name, in the order asked for.
+
+        Raises:
+            ValueError: If a name is not in the table.
+        """
+        by_name = {band.name: band for band in self.bands}
+        names = list(names)
+        unknown = [name for name in names if name not in by_name]
+        if unknown:
+            raise ValueError(
+                f'{self.name} has no band {", ".join(unknown)}; known are {", ".join(by_name)}'
+            )
+        return tuple(by_name[name] for name in names)
