@@ -1,0 +1,253 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Label rasters and label vectors, on any grid that is asked for."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import fiona
+import fiona.transform
+import numpy as np
+import pandas as pd
+import shapely
+import torch
+from geopandas import GeoDataFrame
+from numpy.typing import NDArray
+from pyproj import CRS as PROJ_CRS
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.features import rasterize
+from torch import Tensor
+from torchgeo.datasets import DatasetNotFoundError, GeoDataset
+from torchgeo.datasets.utils import GeoSlice, Path
+
+from .index import Acquisition, build_index
+from .read import Grid, open_raster, read
+
+#: Class of pixels that have no label; what losses and metrics of this package leave out.
+IGNORE_INDEX = 255
+
+
+class LabelDataset(GeoDataset):
+    """Labels that can be laid on any grid.
+
+    Attributes:
+        ignore_index: Class of pixels without a label.
+        grid_res: Pixel size that the user asked for, if any; a multi-sensor dataset then delivers
+            the mask on it instead of on its reference grid.
+    """
+
+    ignore_index: int = IGNORE_INDEX
+    grid_res: float | None = None
+
+    @abstractmethod
+    def mask(self, grid: Grid) -> Tensor:
+        """Labels on a grid: ``(H, W)`` int64, :attr:`ignore_index` where there are none."""
+
+    def __getitem__(self, index: GeoSlice) -> dict[str, Any]:
+        """Read a patch of labels.
+
+        Args:
+            index: ``[xmin:xmax:xres, ymin:ymax:yres, tmin:tmax]`` in units of :attr:`crs`.
+
+        Returns:
+            ``mask`` ``(H, W)`` int64, ``bounds`` and ``transform``.
+
+        Raises:
+            IndexError: If nothing lies there.
+        """
+        x, y, t = self._disambiguate_slice(index)
+        rows = self.index.iloc[self.index.index.overlaps(pd.Interval(t.start, t.stop, 'both'))]
+        if rows.cx[x.start : x.stop, y.start : y.stop].empty:
+            raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
+        width = max(1, round((x.stop - x.start) / x.step))
+        height = max(1, round((y.stop - y.start) / y.step))
+        grid = Grid(CRS.from_user_input(self.crs), x.start, y.stop, x.step, y.step, width, height)
+        return {
+            'mask': self.mask(grid),
+            'bounds': self._slice_to_tensor((x, y, t)).float(),
+            'transform': torch.tensor(tuple(grid.transform), dtype=torch.float32),
+        }
+
+
+class LabelRaster(LabelDataset):
+    """Class codes in raster files, of any CRS and pixel size; nearest neighbour."""
+
+    def __init__(
+        self,
+        paths: Path | Iterable[Path] = 'data',
+        *,
+        classes: Mapping[int, int] | None = None,
+        band: int = 1,
+        nodata: int | None = None,
+        ignore_index: int = IGNORE_INDEX,
+        res: float | None = None,
+        crs: PROJ_CRS | None = None,
+        filename_glob: str = '*.tif',
+    ) -> None:
+        """Find the files.
+
+        Args:
+            paths: Folders to search, or files.
+            classes: From the code in the file to the class 0, 1, ...; codes that are not listed are
+                ignored. By default codes are classes.
+            band: Band of the files that holds the labels, from 1.
+            nodata: Code without a label; by default the tag of the file.
+            ignore_index: Class of pixels without a label.
+            res: Pixel size in units of *crs*; by default the first file's.
+            crs: Of the index; by default the first file's.
+            filename_glob: Which files to look at.
+
+        Raises:
+            DatasetNotFoundError: If no file can be read.
+        """
+        self.paths = paths
+        self.filename_glob = filename_glob
+        self.classes = dict(classes) if classes is not None else None
+        self.band = band
+        self.nodata = nodata
+        self.ignore_index = ignore_index
+        self.grid_res = res
+        files = {path: Acquisition(path, pd.Timestamp.min, pd.Timestamp.max) for path in self.files}
+        if not files:
+            raise DatasetNotFoundError(self)
+        self.index, file_res = build_index(files, crs=crs)
+        if self.index.empty:
+            raise DatasetNotFoundError(self)
+        size = float(res or file_res)
+        self._res = (size, size)
+
+    def mask(self, grid: Grid) -> Tensor:
+        """Labels on a grid: ``(H, W)`` int64; where files overlap, the first label wins."""
+        mask = np.full((grid.height, grid.width), self.ignore_index, dtype=np.int64)
+        for path in self.index.filepath:
+            nodata = self.nodata if self.nodata is not None else open_raster(path).nodata
+            data, inside = read(
+                path, grid, indexes=[self.band], nodata=nodata, resampling=Resampling.nearest
+            )
+            labelled = inside if nodata is None else inside & (data[0] != nodata)
+            empty = mask == self.ignore_index
+            mask = np.where(empty & labelled, self._to_class(data[0]), mask)
+        return torch.from_numpy(mask)
+
+    def _to_class(self, codes: NDArray) -> NDArray[np.int64]:
+        """Codes of the file to classes."""
+        if self.classes is None:
+            return codes.astype(np.int64)
+        out = np.full(codes.shape, self.ignore_index, dtype=np.int64)
+        for code, label in self.classes.items():
+            out[codes == code] = label
+        return out
+
+
+class LabelVector(LabelDataset):
+    """Class polygons in vector files (GeoPackage, Shapefile, GeoJSON, ...), of any CRS."""
+
+    def __init__(
+        self,
+        paths: Path | Iterable[Path] = 'data',
+        *,
+        classes: Mapping[str, int],
+        attribute: str | None = None,
+        background: int | None = None,
+        ignore_index: int = IGNORE_INDEX,
+        res: float | None = None,
+        crs: PROJ_CRS | None = None,
+        filename_glob: str = '*.gpkg',
+    ) -> None:
+        """Read the polygons.
+
+        Args:
+            paths: Folders to search, or files.
+            classes: From the value of *attribute*, or from the name of the layer, to the class 0,
+                1, ...; what is not listed is left out.
+            attribute: Field that holds the class; by default each layer is a class.
+            background: Class outside of all polygons; by default *ignore_index*.
+            ignore_index: Class of pixels without a label.
+            res: Pixel size in units of *crs* for direct indexing; by default 10.
+            crs: Of the index; by default the first layer's.
+            filename_glob: Which files to look at.
+
+        Raises:
+            DatasetNotFoundError: If there is no file.
+            ValueError: If no polygon has one of the classes, or a layer has no CRS.
+        """
+        self.paths = paths
+        self.filename_glob = filename_glob
+        self.classes = {str(key): value for key, value in classes.items()}
+        self.attribute = attribute
+        self.ignore_index = ignore_index
+        self.background = ignore_index if background is None else background
+        self.grid_res = res
+        if not self.files:
+            raise DatasetNotFoundError(self)
+        shapes = [shape for path in self.files for shape in self._read_file(path)]
+        if not shapes:
+            raise ValueError(
+                f'{", ".join(self.files)}: nothing has one of the classes '
+                f'{sorted(self.classes)} in {attribute or "the layer names"}'
+            )
+        crs = crs or PROJ_CRS.from_user_input(shapes[0][1])
+        self._shapes: dict[str, list[tuple[shapely.Geometry, int]]] = {}
+        self._sources = shapes
+        outline = [shapely.box(*g.bounds) for g, _ in self._in_crs(CRS.from_user_input(crs))]
+        box = shapely.box(*shapely.total_bounds(outline))
+        time = pd.IntervalIndex.from_tuples(
+            [(pd.Timestamp.min, pd.Timestamp.max)], closed='both', name='datetime'
+        )
+        data = {'filepath': [self.files[0]]}
+        self.index = GeoDataFrame(data, index=time, geometry=[box], crs=crs)
+        self._res = (float(res or 10), float(res or 10))
+
+    def _read_file(self, path: str) -> list[tuple[dict[str, Any], str, int]]:
+        """Geometry, CRS and class of each feature.
+
+        Raises:
+            ValueError: If a layer has no CRS or lacks the attribute.
+        """
+        found = []
+        for layer in fiona.listlayers(path):
+            if self.attribute is None and layer not in self.classes:
+                continue
+            with fiona.open(path, layer=layer) as features:
+                if not features.crs:
+                    raise ValueError(f'{path}, layer {layer}: has no coordinate reference system')
+                if self.attribute and self.attribute not in features.schema['properties']:
+                    known = ', '.join(features.schema['properties'])
+                    raise ValueError(
+                        f'{path}, layer {layer}: no field {self.attribute!r}; it has {known}'
+                    )
+                crs = features.crs.to_wkt()
+                for feature in features:
+                    key = str(feature.properties[self.attribute]) if self.attribute else layer
+                    if key in self.classes and feature.geometry is not None:
+                        found.append((dict(feature.geometry), crs, self.classes[key]))
+        return found
+
+    def _in_crs(self, crs: CRS) -> Sequence[tuple[shapely.Geometry, int]]:
+        """Polygons and classes in a CRS, kept for the next call."""
+        key = crs.to_wkt()
+        if key not in self._shapes:
+            self._shapes[key] = [
+                (shapely.geometry.shape(_to_crs(geometry, source, key)), label)
+                for geometry, source, label in self._sources
+            ]
+        return self._shapes[key]
+
+    def mask(self, grid: Grid) -> Tensor:
+        """Labels on a grid: ``(H, W)`` int64; a pixel has the class of the polygon at its centre."""
+        patch = shapely.box(*grid.bounds)
+        shapes = [(g, label) for g, label in self._in_crs(grid.crs) if g.intersects(patch)]
+        out = np.full((grid.height, grid.width), self.background, dtype=np.int32)
+        if shapes:
+            rasterize(shapes, out=out, transform=grid.transform)
+        return torch.from_numpy(out.astype(np.int64))
+
+
+def _to_crs(geometry: dict[str, Any], source: str, target: str) -> dict[str, Any]:
+    """Geometry in another CRS."""
+    if CRS.from_wkt(source) == CRS.from_wkt(target):
+        return geometry
+    return dict(fiona.transform.transform_geom(source, target, geometry))

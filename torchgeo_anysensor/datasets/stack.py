@@ -1,0 +1,188 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Any GeoTIFF series of a declared sensor."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pyproj import CRS as PROJ_CRS
+from torchgeo.datasets.utils import Path, find_files
+
+from ..sensors import QA, Band, Sensor, get_sensor
+from .index import Acquisition, complete, find_acquisitions
+from .read import open_raster
+from .sensor import SensorDataset
+
+
+class StackDataset(SensorDataset):
+    """Chips and mosaics that are not in the agency's layout.
+
+    One file holds all bands of an acquisition, or, if *filename_regex* has a group ``band``, one.
+    What the file names and tags do not say is given here: nothing is guessed, since a wrong scale
+    or offset is silent.
+    """
+
+    def __init__(
+        self,
+        sensor: str | Sensor,
+        paths: Path | Iterable[Path] = 'data',
+        *,
+        bands: Sequence[str],
+        scale: float | Mapping[str, float],
+        offset: float | Mapping[str, float] = 0.0,
+        nodata: float | None = None,
+        select: Sequence[str] | None = None,
+        filename_glob: str = '*.tif',
+        filename_regex: str = r'.*(?P<date>\d{8}).*',
+        date_format: str = '%Y%m%d',
+        date: str | None = None,
+        qa: QA | None = None,
+        qa_regex: str | None = None,
+        res: float | None = None,
+        crs: PROJ_CRS | None = None,
+        transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        r"""Find the acquisitions and read one header of each.
+
+        Args:
+            sensor: A name in :data:`~..sensors.SENSORS`, or a sensor of your own.
+            paths: Folders to search, or files.
+            bands: What each band of a file is, in the file's order: names in the sensor's table,
+                and any other name for what is not to be delivered (a quality band, say).
+            scale: From digital number to reflectance or kelvin, for all bands or by band name.
+            offset: Likewise, added after the scale.
+            nodata: Value of missing pixels; by default the tag of the first file, if it has one.
+            select: The bands to deliver; by default the reflectance bands among *bands*.
+            filename_glob: Which files to look at.
+            filename_regex: Which of them belong, matched from the start of the name (verbose mode):
+                groups ``date``, and ``band`` if bands are in separate files (letter case is free).
+            date_format: How ``date`` is written.
+            date: The one date of all files, where their names have none.
+            qa: Quality band and what is bad in it. Its ``band`` is one of *bands*, or any name if
+                *qa_regex* says which files hold it.
+            qa_regex: Names of separate quality files; the group ``date`` tells the acquisition.
+            res: Pixel size in units of *crs*; by default the first file's.
+            crs: Of the index and of what is read; by default the first file's.
+            transforms: Called on each sample.
+
+        Raises:
+            DatasetNotFoundError: If no file fits.
+            ValueError: If a band is not known, or scale or offset lack a band.
+        """
+        self.sensor = get_sensor(sensor)
+        self.filename_glob = filename_glob
+        self.filename_regex = filename_regex
+        self.date_format = date_format
+        self._file_bands = tuple(bands)
+        self._date = date
+        self._qa_regex = qa_regex
+        known = {band.name: band.unit for band in self.sensor.bands}
+        if select is None:
+            select = [name for name in bands if known.get(name) == 'reflectance']
+        absent = [name for name in select if name not in bands]
+        if absent or not select:
+            raise ValueError(
+                f'no band to deliver: select={list(select)} must be among bands={list(bands)}, '
+                f'and {self.sensor.name} knows {", ".join(known)}'
+            )
+        self._scale = _by_band('scale', scale, select)
+        self._offset = _by_band('offset', offset, select)
+        self._check_groups(qa)
+        super().__init__(
+            paths, bands=select, res=res, crs=crs, qa=qa or False, transforms=transforms
+        )
+        self.nodata = (
+            nodata if nodata is not None else open_raster(self.index.filepath.iloc[0]).nodata
+        )
+
+    def _check_groups(self, qa: QA | None) -> None:
+        """Raise if the file names cannot tell what is needed.
+
+        Raises:
+            ValueError: If there is no date, or the quality band is nowhere.
+        """
+        groups = re.compile(self.filename_regex, re.VERBOSE).groupindex
+        if self._date is None and 'date' not in groups:
+            raise ValueError(
+                f'filename_regex={self.filename_regex!r} has no group (?P<date>...); '
+                'add one, or give the date'
+            )
+        if qa is not None and self._qa_regex is None and qa.band not in self._file_bands:
+            raise ValueError(
+                f'quality band {qa.band!r} is not in bands={list(self._file_bands)}; '
+                'add it there, or give qa_regex for separate files'
+            )
+
+    def _scan(self, files: Iterable[str], needed: Sequence[str]) -> list[Acquisition]:
+        """Group files, and find the quality files that belong to them."""
+        found = find_acquisitions(
+            files,
+            filename_regex=self.filename_regex,
+            date_format=self.date_format,
+            date=self._date,
+            group=self._product,
+        )
+        for acquisition in found:
+            if '' in acquisition.files:  # no group `band`: the file has all of them
+                acquisition.files |= dict.fromkeys(self._file_bands, acquisition.files[''])
+            else:
+                case = {name.lower(): name for name in self._file_bands}
+                acquisition.files = {
+                    case.get(name.lower(), name): paths for name, paths in acquisition.files.items()
+                }
+        if self.qa is not None and self._qa_regex is not None:
+            self._add_quality_files(found)
+        return complete(found, needed)
+
+    def _add_quality_files(self, acquisitions: list[Acquisition]) -> None:
+        """Give each acquisition the quality file of its date."""
+        assert self.qa is not None, 'the caller checks'
+        assert self._qa_regex is not None, 'the caller checks'
+        roots = [self.paths] if isinstance(self.paths, str) else list(self.paths)  # type: ignore[arg-type]
+        quality = find_acquisitions(
+            sorted({file for root in roots for file in find_files(root, '*')}),
+            filename_regex=self._qa_regex,
+            date_format=self.date_format,
+            date=self._date,
+            group=lambda path, match: match['date'] if 'date' in match.groupdict() else path,
+        )
+        by_time = {a.start: a.files[''] for a in quality}
+        for acquisition in acquisitions:
+            if acquisition.start in by_time:
+                acquisition.files[self.qa.band] = by_time[acquisition.start]
+
+    def _product(self, path: str, match: re.Match[str]) -> str:
+        """One file is one acquisition, unless the bands are separate."""
+        if 'band' not in match.groupdict():
+            return path
+        start, end = match.span('band')
+        name = match.string
+        return path[: len(path) - len(name)] + name[:start] + '*' + name[end:]
+
+    def _locate(self, acquisition: Acquisition, band: str) -> tuple[str, int]:
+        """File of a band, and its place in the file."""
+        path = acquisition.file(band, 0)
+        separate = '' not in acquisition.files or path != acquisition.file('', 0)
+        return path, 1 if separate else self._file_bands.index(band) + 1
+
+    def _calibration(self, acquisition: Acquisition, band: Band) -> tuple[float, float]:
+        """What the user gave."""
+        return self._scale[band.name], self._offset[band.name]
+
+
+def _by_band(
+    what: str, value: float | Mapping[str, float], bands: Sequence[str]
+) -> dict[str, float]:
+    """One number for each band.
+
+    Raises:
+        ValueError: If a band has none.
+    """
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(bands, float(value))
+    missing = [band for band in bands if band not in value]
+    if missing:
+        raise ValueError(f'{what} lacks {", ".join(missing)}')
+    return {band: float(value[band]) for band in bands}
