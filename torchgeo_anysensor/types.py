@@ -11,6 +11,9 @@ from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
+#: Class of pixels that have no label; losses and metrics leave them out.
+IGNORE_INDEX = 255
+
 
 class SensorSample(TypedDict):
     """One view: one acquisition, cut to one patch of ground, on one grid.

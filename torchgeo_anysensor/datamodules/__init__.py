@@ -1,4 +1,8 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""TODO."""
+"""Data modules for Lightning."""
+
+from .multisensor import MultiSensorDataModule
+
+__all__ = ('MultiSensorDataModule',)

@@ -23,11 +23,9 @@ from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, GeoDataset
 from torchgeo.datasets.utils import GeoSlice, Path
 
+from ..types import IGNORE_INDEX
 from .index import Acquisition, build_index
 from .read import Grid, open_raster, read
-
-#: Class of pixels that have no label; what losses and metrics of this package leave out.
-IGNORE_INDEX = 255
 
 
 class LabelDataset(GeoDataset):

@@ -5,7 +5,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,25 +13,17 @@ import torch
 from geopandas import GeoDataFrame
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from pyproj import CRS as PROJ_CRS
 from rasterio.crs import CRS
 from torchgeo.datasets import GeoDataset
 from torchgeo.datasets.utils import GeoSlice
 
 from ..types import MultiSensorSample, SensorSample
 from .labels import LabelDataset
-from .read import Grid
+from .read import Grid, Lattice
 from .sensor import SensorDataset, true_color
 
 Combination = dict[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Lattice:
-    """Points to which patches snap, so that every aligned grid is read untouched."""
-
-    x: float  #: easting of one point, a pixel corner of the reference sensor
-    y: float  #: northing of it
-    step: float  #: metres between points: the least common multiple of all pixel sizes
 
 
 class MultiSensorDataset(GeoDataset):
@@ -88,12 +79,13 @@ class MultiSensorDataset(GeoDataset):
         self.labels = labels
         self.transforms = transforms
         self.reference = next(iter(self.datasets.values()))[0]
-        crs = self.reference.crs
-        if crs.is_geographic or crs.axis_info[0].unit_name not in ('metre', 'meter'):
-            raise ValueError(
-                f'{crs.name}: patches are squares in metres; give the reference dataset a '
-                'projected crs in metres (for example the UTM zone)'
-            )
+        for name, members in self.datasets.items():
+            for crs in (member.crs for member in members):
+                if crs.is_geographic or crs.axis_info[0].unit_name not in ('metre', 'meter'):
+                    raise ValueError(
+                        f'{name} is in {crs.name}: patches are squares in metres; give the dataset '
+                        'a projected crs in metres (for example the UTM zone), and its res'
+                    )
         sizes = [member.res[0] for members in self.datasets.values() for member in members]
         sizes += [labels.grid_res] if labels is not None and labels.grid_res else []
         self.step = _common_multiple(sizes)
@@ -109,8 +101,8 @@ class MultiSensorDataset(GeoDataset):
         """
         crs = self.reference.crs
         indexes = {
-            name: [member.index if member.crs == crs else member.index.to_crs(crs) for member in m]
-            for name, m in self.datasets.items()
+            name: [_index_in(crs, member) for member in members]
+            for name, members in self.datasets.items()
         }
         rows: list[tuple[pd.Interval, shapely.Geometry, Combination]] = []
         others = list(indexes)[1:]
@@ -300,6 +292,12 @@ def _common_multiple(sizes: Sequence[float]) -> float:
     return multiple
 
 
+def _index_in(crs: PROJ_CRS, member: SensorDataset) -> GeoDataFrame:
+    """A copy of a member's index in a CRS, with the name of each row's product."""
+    index = member.index if member.crs == crs else member.index.to_crs(crs)
+    return index.assign(product=[member.acquisitions[path].name for path in index.filepath])
+
+
 def _nearest(
     grids: Sequence[GeoDataFrame],
     interval: pd.Interval,
@@ -311,7 +309,7 @@ def _nearest(
     """The acquisition of a sensor that lies nearest in time and shares ground.
 
     Args:
-        grids: Index of each grid of the sensor.
+        grids: Index of each grid of the sensor, with a column ``product``.
         interval: Time of the reference acquisition.
         ground: What must be shared.
         tolerance: Longest gap between the two time intervals.
@@ -337,6 +335,8 @@ def _nearest(
             same = other[(other.index.left == times.left[row]) & other.intersects(common)]
             if same.empty:
                 break
+            own = same[same['product'] == finest['product'].iloc[row]]
+            same = same if own.empty else own  # two baselines of one datatake do not mix
             best = int(same.intersection(common).area.to_numpy().argmax())
             common = common.intersection(same.geometry.iloc[best])
             paths.append(same.filepath.iloc[best])

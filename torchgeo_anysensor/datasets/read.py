@@ -54,28 +54,39 @@ class Grid:
         return self.left, self.top - self.height * self.yres, right, self.top
 
 
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """Points to which patches snap, so that every aligned grid is read untouched."""
+
+    x: float  #: easting of one point, a pixel corner of the reference grid
+    y: float  #: northing of it
+    step: float  #: metres between points: the least common multiple of all pixel sizes
+
+
 def open_raster(path: str) -> DatasetReader:
     """Open a raster, or return the handle that this process already holds.
 
     A GDAL handle that a forked worker inherits shares its file position with the parent and reads
-    wrong pixels without an error, so handles are kept for each process apart.
+    wrong pixels without an error, so handles are kept for each process apart. A file that was
+    written anew is opened anew.
 
     Raises:
         rasterio.errors.RasterioIOError: If the file cannot be read or is in no known format.
     """
-    return _open(path, os.getpid())
+    try:
+        status = os.stat(path)
+    except OSError:  # a path of GDAL's own (/vsizip/...), or no file: GDAL says which
+        return _open(path, os.getpid(), (0, 0))
+    return _open(path, os.getpid(), (status.st_mtime_ns, status.st_ino))
 
 
 @lru_cache(maxsize=256)
-def _open(path: str, pid: int) -> DatasetReader:
-    """Open *path* once in the process *pid*."""
-    src = rasterio.open(path)
-    if src.driver not in DRIVERS:
-        src.close()
-        raise rasterio.errors.RasterioIOError(
-            f'{path}: is in the format {src.driver}; expected {", ".join(DRIVERS)}'
-        )
-    return src
+def _open(path: str, pid: int, version: tuple[int, int]) -> DatasetReader:
+    """Open *path* once in the process *pid*, for each *version* of the file."""
+    # rasterio.open takes one driver, and looking at the driver afterwards is too late: a warped VRT
+    # opens its source, maybe a URL, as it is opened
+    with rasterio.Env():
+        return DatasetReader(path, driver=list(DRIVERS))
 
 
 def read(
@@ -167,7 +178,8 @@ def _read_warped(
     shape = (len(indexes), grid.height, grid.width)
     if not inside.any():
         return np.zeros(shape, dtype=src.dtypes[indexes[0] - 1]), inside
-    if resampling != Resampling.nearest and _coarser(src, grid):
+    xscale, yscale = _scale(src, grid)
+    if resampling != Resampling.nearest and max(xscale, yscale) < 1 / 1.5:
         resampling = Resampling.average
     with WarpedVRT(
         src,
@@ -178,16 +190,28 @@ def _read_warped(
         resampling=resampling,
         src_nodata=nodata,
         nodata=nodata,
+        # GDAL's own guess counts the margin that it reads around the window: on a small patch it
+        # blurs and shifts what is not to be scaled at all
+        XSCALE=xscale,
+        YSCALE=yscale,
     ) as vrt:
         return vrt.read(indexes), inside
 
 
-def _coarser(src: DatasetReader, grid: Grid) -> bool:
-    """Whether a target pixel spans more than one and a half file pixels."""
-    ground = 111_320.0  # metres in one degree of latitude
-    src_m = abs(src.transform.e) * (ground if src.crs.is_geographic else 1)
-    grid_m = grid.yres * (ground if grid.crs.is_geographic else 1)
-    return grid_m > 1.5 * src_m
+def _scale(src: DatasetReader, grid: Grid) -> tuple[float, float]:
+    """How many target pixels one file pixel spans along x and y."""
+    latitude = (src.bounds.bottom + src.bounds.top) / 2 if src.crs.is_geographic else grid.top
+    src_x, src_y = _in_metres(src.crs, abs(src.transform.a), abs(src.transform.e), latitude)
+    grid_x, grid_y = _in_metres(grid.crs, grid.xres, grid.yres, latitude)
+    return src_x / grid_x, src_y / grid_y
+
+
+def _in_metres(crs: CRS, xres: float, yres: float, latitude: float) -> tuple[float, float]:
+    """Pixel size in metres, if it is in degrees; otherwise as it is."""
+    if not crs.is_geographic:
+        return xres, yres
+    degree = 111_320.0  # metres in one degree of latitude
+    return xres * degree * math.cos(math.radians(latitude)), yres * degree
 
 
 def _covered(src: DatasetReader, grid: Grid) -> NDArray[np.bool_]:

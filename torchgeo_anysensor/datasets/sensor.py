@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import shapely
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ from ..sensors import QA, Band, Sensor
 from ..types import SensorSample
 from .collate import concat_views, merge_views
 from .index import Acquisition, build_index, complete, find_acquisitions
-from .read import Grid, read
+from .read import Grid, Lattice, read
 
 _CELSIUS_TO_KELVIN = 273.15
 
@@ -170,7 +171,9 @@ class SensorDataset(RasterDataset):
         """
         x, y, t = self._disambiguate_slice(index)
         rows = self.index.iloc[self.index.index.overlaps(pd.Interval(t.start, t.stop, 'both'))]
-        rows = rows.cx[x.start : x.stop, y.start : y.stop].sort_index(key=lambda i: i.left)
+        patch = shapely.box(x.start, y.start, x.stop, y.stop)
+        rows = rows[rows.intersection(patch).area > 0]  # a common edge alone is no answer
+        rows = rows.sort_index(key=lambda i: i.left, kind='stable')
         if rows.empty:
             raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
         grid = Grid(
@@ -254,6 +257,17 @@ class SensorDataset(RasterDataset):
         )
         return grid, snapped_left - left, snapped_top - top
 
+    def lattice(self, position: int) -> Lattice:
+        """Pixel corners of one acquisition: patches that snap to them are read untouched.
+
+        Args:
+            position: Row of the index.
+        """
+        acquisition = self.acquisitions[self.index.filepath.iloc[position]]
+        if CRS.from_user_input(self.crs) == acquisition.crs:
+            return Lattice(*acquisition.corner, self.res[0])
+        return Lattice(0.0, 0.0, self.res[0])
+
     # -- pixels --------------------------------------------------------------------------------
 
     def _locate(self, acquisition: Acquisition, band: str) -> tuple[str, int]:
@@ -296,12 +310,14 @@ class SensorDataset(RasterDataset):
         """Where the quality band calls the pixel good; never interpolated."""
         assert self.qa is not None, 'the caller checks'
         path, number = self._locate(acquisition, self.qa.band)
-        data, _ = read(path, grid, indexes=[number], nodata=None, resampling=Resampling.nearest)
+        data, inside = read(
+            path, grid, indexes=[number], nodata=None, resampling=Resampling.nearest
+        )
         codes = data[0].astype(np.int64)
         bad = np.isin(codes, self.qa.bad_values)
         for bit in self.qa.bad_bits:
             bad |= (codes >> bit) & 1 == 1
-        return ~bad
+        return inside & ~bad
 
     def _to_units(self, dn: NDArray[np.float32], acquisition: Acquisition) -> NDArray[np.float32]:
         """Digital numbers ``(C, H, W)`` to reflectance and kelvin."""

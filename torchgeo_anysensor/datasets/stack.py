@@ -3,6 +3,7 @@
 
 """Any GeoTIFF series of a declared sensor."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -137,18 +138,29 @@ class StackDataset(SensorDataset):
         return complete(found, needed)
 
     def _add_quality_files(self, acquisitions: list[Acquisition]) -> None:
-        """Give each acquisition the quality file of its date."""
+        """Give each acquisition the quality file of its date.
+
+        Raises:
+            ValueError: If two quality files have one date.
+        """
         assert self.qa is not None, 'the caller checks'
         assert self._qa_regex is not None, 'the caller checks'
-        roots = [self.paths] if isinstance(self.paths, str) else list(self.paths)  # type: ignore[arg-type]
+        single = isinstance(self.paths, str | os.PathLike)
+        roots = [self.paths] if single else list(self.paths)  # type: ignore[arg-type]
         quality = find_acquisitions(
             sorted({file for root in roots for file in find_files(root, '*')}),
             filename_regex=self._qa_regex,
             date_format=self.date_format,
             date=self._date,
-            group=lambda path, match: match['date'] if 'date' in match.groupdict() else path,
+            group=lambda path, match: path,
         )
         by_time = {a.start: a.files[''] for a in quality}
+        if len(by_time) < len(quality):
+            raise ValueError(
+                f'qa_regex={self._qa_regex!r} finds several quality files of one date, and only '
+                'the date tells to which acquisition they belong. Make one dataset for each place '
+                'and join them with |'
+            )
         for acquisition in acquisitions:
             if acquisition.start in by_time:
                 acquisition.files[self.qa.band] = by_time[acquisition.start]

@@ -1,4 +1,8 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""TODO."""
+"""Training objectives."""
+
+from .contrastive import CrossSensorInfoNCE, Retrieval, retrieval_accuracy
+
+__all__ = ['CrossSensorInfoNCE', 'Retrieval', 'retrieval_accuracy']

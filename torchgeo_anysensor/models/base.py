@@ -70,7 +70,7 @@ def encode(
         ValueError: If there is no view, a view is not batched, shapes disagree, the views differ in
             their ground, or wavelengths are not in micrometres.
     """
-    batch = [cast(SensorSample, views)] if isinstance(views, Mapping) else list(views)
+    batch = [views] if isinstance(views, Mapping) else list(views)
     if not batch:
         raise ValueError('encode needs at least one view, got none')
     for view in batch:
@@ -103,7 +103,7 @@ def _check_view(view: SensorSample) -> None:
     if view['res'].ndim:
         raise ValueError(f'res must be one number for the batch, got {tuple(view["res"].shape)}')
     for key in ('wavelength', 'bandwidth', 'gsd'):
-        shape = tuple(view[key].shape)  # type: ignore[literal-required]
+        shape = tuple(view[key].shape)
         if shape not in ((image.shape[1],), (image.shape[0], image.shape[1])):
             raise ValueError(f'{key} must be (C,) or (B, C) like image, got {shape}')
     low, high = WAVELENGTH_RANGE_UM

@@ -1,4 +1,9 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""TODO."""
+"""Where patches are cut, and how the ground is split."""
+
+from .aligned import AlignedGridSampler, AlignedPatchSampler
+from .splits import BlockSplit, Splits
+
+__all__ = ('AlignedGridSampler', 'AlignedPatchSampler', 'BlockSplit', 'Splits')

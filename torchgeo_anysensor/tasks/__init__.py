@@ -1,4 +1,9 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""TODO."""
+"""What is trained: Lightning modules."""
+
+from .contrastive import CrossSensorContrastive
+from .segmentation import SegmentationProbe
+
+__all__ = ('CrossSensorContrastive', 'SegmentationProbe')

@@ -1,4 +1,9 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""TODO."""
+"""Augmentation of multi-sensor batches, on the device."""
+
+from .spatial import RandomFlipRotate
+from .spectral import RandomBandDrop
+
+__all__ = ('RandomBandDrop', 'RandomFlipRotate')

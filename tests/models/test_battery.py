@@ -1,0 +1,254 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""What every encoder keeps, ours and wrapped ones alike."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from torchgeo_anysensor.models import (
+    AnySensorViT,
+    Features,
+    anysensor_vit_base,
+    anysensor_vit_small,
+    anysensor_vit_tiny,
+    encode,
+)
+
+# Builders of encoders with random weights, small enough for a test of less than a second
+BUILDERS = {
+    'anysensor': lambda: anysensor_vit_tiny(depth=2),
+    'anysensor_small_token_30': lambda: anysensor_vit_small(depth=1, token_m=30.0),
+}
+
+
+@pytest.fixture(params=BUILDERS)
+def encoder(request):
+    torch.manual_seed(0)
+    return BUILDERS[request.param]().eval()
+
+
+def close(actual: Features, expected: Features, atol: float = 2e-5) -> None:
+    assert actual.grid == expected.grid
+    assert torch.equal(actual.valid, expected.valid)
+    assert_close(actual.tokens, expected.tokens, atol=atol, rtol=0)
+    assert_close(actual.pooled, expected.pooled, atol=atol, rtol=0)
+
+
+def some_invalid(view):
+    """Single pixels of the first row, and a square of 60 m of the last row, are not valid."""
+    valid = view['valid'].clone()
+    valid[0, ::3, 1::2] = False
+    valid[-1, :6, :6] = False
+    return {**view, 'valid': valid}
+
+
+def test_shapes(encoder, make_view):
+    features = encode(encoder, make_view(batch=3))
+    rows, cols = features.grid
+    assert features.tokens.shape == (3, rows * cols, encoder.embed_dim)
+    assert features.pooled.shape == (3, encoder.embed_dim)
+    assert features.valid.shape == (3, rows * cols)
+    assert features.valid.all()
+
+
+def test_content_matters(encoder, make_view):
+    view = make_view(4)
+    expected = encode(encoder, view)
+    for key, other in (
+        ('image', view['image'] + 0.1),
+        ('wavelength', view['wavelength'] * 1.1),
+        ('bandwidth', view['bandwidth'] * 2),
+        ('gsd', view['gsd'] * 2),
+    ):
+        changed = encode(encoder, {**view, key: other})
+        assert (changed.tokens - expected.tokens).abs().max() > 1e-3, key
+        assert (changed.pooled - expected.pooled).abs().max() > 1e-4, key
+
+
+def test_band_order_does_not_matter(encoder, make_view):
+    view = make_view(7, thermal=True)
+    order = torch.tensor([3, 6, 0, 5, 1, 4, 2])
+    shuffled = {**view, 'image': view['image'][:, order]}
+    for key in ('wavelength', 'bandwidth', 'gsd'):
+        shuffled[key] = view[key][order]
+    close(encode(encoder, shuffled), encode(encoder, view))
+    # ... and the facts must move with the bands
+    wrong = encode(encoder, {**view, 'image': view['image'][:, order]})
+    assert (wrong.tokens - encode(encoder, view).tokens).abs().max() > 1e-2
+
+
+def test_view_order_does_not_matter(encoder, make_view):
+    fine, coarse = make_view(3), make_view(2, size=(4, 4), res=30.0, seed=1)
+    close(encode(encoder, [fine, coarse]), encode(encoder, [coarse, fine]))
+
+
+def test_row_alone_equals_row_in_batch(encoder, make_view):
+    view = some_invalid(make_view(batch=3))
+    together = encode(encoder, view)
+    for i in range(3):
+        row = {**view, 'image': view['image'][i : i + 1], 'valid': view['valid'][i : i + 1]}
+        alone = encode(encoder, row)
+        one = (x[i : i + 1] for x in (together.tokens, together.pooled))
+        close(alone, Features(*one, together.grid, together.valid[i : i + 1]))
+
+
+@pytest.mark.parametrize('value', [1e6, -1.0, math.nan, math.inf])
+def test_invalid_pixels_change_nothing(encoder, make_view, value):
+    view = some_invalid(make_view(thermal=True))
+    expected = encode(encoder, view)
+    image = torch.where(view['valid'][:, None], view['image'], value)
+    actual = encode(encoder, {**view, 'image': image})
+    close(actual, expected, atol=0)
+    (actual.tokens.sum() + actual.pooled.sum()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
+
+
+def test_invalid_pixels_are_excluded_not_zero(encoder, make_view):
+    view = make_view()
+    view['image'] = view['image'][..., :1, :1].expand(-1, -1, 12, 12).contiguous()
+    holes = view['valid'].clone()
+    holes[:, ::2, 1::2] = False
+    close(encode(encoder, {**view, 'valid': holes}), encode(encoder, view))
+
+
+def test_nothing_valid_is_finite(encoder, make_view):
+    view = make_view()
+    view['valid'][0] = False
+    view['image'][0] = math.nan
+    features = encode(encoder, view)
+    assert not features.valid[0].any()
+    assert features.valid[1].all()
+    assert features.tokens.isfinite().all()
+    assert features.pooled.isfinite().all()
+    (features.tokens.sum() + features.pooled.sum()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
+
+
+def test_absent_sensor_equals_invalid_view(encoder, make_view):
+    one, other = make_view(3), make_view(5, size=(4, 4), res=30.0, seed=1, thermal=True)
+    nothing = {**other, 'valid': torch.zeros_like(other['valid'])}
+    close(encode(encoder, [one, nothing]), encode(encoder, one))
+    with_other = encode(encoder, [one, other])
+    assert (with_other.tokens - encode(encoder, one).tokens).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize('bands', [1, 4, 13, 200])
+def test_any_number_of_bands(encoder, make_view, bands):
+    features = encode(encoder, make_view(bands))
+    assert features.tokens.isfinite().all()
+    assert features.pooled.shape == (2, encoder.embed_dim)
+
+
+def test_grid_does_not_depend_on_pixels(encoder, make_view):
+    fine = encode(encoder, make_view(size=(12, 12), res=10.0))
+    coarse = encode(encoder, make_view(size=(4, 4), res=30.0))
+    both = encode(encoder, [make_view(size=(12, 12)), make_view(size=(4, 4), res=30.0)])
+    assert fine.grid == coarse.grid == both.grid
+    assert fine.tokens.shape == coarse.tokens.shape == both.tokens.shape
+
+
+@pytest.mark.parametrize('size', [(6, 30), (30, 6), (12, 18)])
+def test_rectangular_patches(encoder, make_view, size):
+    features = encode(encoder, make_view(size=size))
+    rows, cols = features.grid
+    assert rows * size[1] == cols * size[0]
+    assert features.tokens.shape[1] == rows * cols
+    assert features.tokens.isfinite().all()
+
+
+def test_tokens_stand_where_their_pixels_are(encoder, make_view):
+    view = make_view(size=(12, 18))
+    view['valid'][:, :6, 12:] = False  # the north-east corner
+    rows, cols = encode(encoder, view).grid
+    valid = encode(encoder, view).valid.reshape(2, rows, cols)
+    assert not valid[:, : rows // 2, -cols // 3 :].any()
+    assert valid[:, rows // 2 :].all()
+    assert valid[:, :, : cols * 2 // 3].all()
+
+
+def test_wavelengths_in_nanometres_raise(encoder, make_view):
+    view = make_view()
+    with pytest.raises(ValueError, match='are they in nm'):
+        encode(encoder, {**view, 'wavelength': view['wavelength'] * 1000})
+
+
+def test_band_facts_may_differ_between_samples(encoder, make_view):
+    view = make_view()
+    facts = ('wavelength', 'bandwidth', 'gsd')
+    each = {**view, **{key: view[key].expand(2, -1) for key in facts}}
+    close(encode(encoder, each), encode(encoder, view))
+    for key in facts:
+        each[key] = torch.stack([view[key], view[key] * 1.2])
+    second = {**view, **{key: view[key] * 1.2 for key in facts}}
+    assert_close(encode(encoder, each).pooled[0], encode(encoder, view).pooled[0])
+    assert_close(encode(encoder, each).pooled[1], encode(encoder, second).pooled[1])
+
+
+def test_every_parameter_gets_gradient(encoder, make_view):
+    features = encode(encoder, some_invalid(make_view(thermal=True)))
+    weight = torch.linspace(-1, 1, encoder.embed_dim)
+    ((features.tokens * weight).sin().sum() + (features.pooled * weight).sin().sum()).backward()
+    without = [
+        name
+        for name, p in encoder.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.any() or not p.grad.isfinite().all())
+    ]
+    assert not without
+
+
+def test_state_dict_round_trip(encoder, make_view):
+    copy = type(encoder)(**encoder.init_args).eval()
+    view = make_view()
+    assert not torch.equal(encode(copy, view).pooled, encode(encoder, view).pooled)
+    copy.load_state_dict(encoder.state_dict())
+    close(encode(copy, view), encode(encoder, view), atol=0)
+
+
+def test_bfloat16_is_close(encoder, make_view):
+    view = some_invalid(make_view(thermal=True))
+    expected = encode(encoder, view)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        actual = encode(encoder, view)
+    for x, y in ((actual.tokens, expected.tokens), (actual.pooled, expected.pooled)):
+        assert torch.cosine_similarity(x.float(), y, dim=-1).min() > 0.99
+
+
+def test_inputs_stay_as_they_are(encoder, make_view):
+    view = some_invalid(make_view())
+    before = {key: value.clone() for key, value in view.items()}
+    encode(encoder, view)
+    assert all(torch.equal(view[key], before[key]) for key in before)
+
+
+def test_init_args_hold_every_argument():
+    args = {'embed_dim': 24, 'depth': 1, 'num_heads': 2, 'band_dim': 8, 'latents': 3}
+    args |= {'registers': 2, 'token_m': 30.0}
+    encoder = AnySensorViT(**args)
+    assert encoder.init_args == args
+    AnySensorViT(**encoder.init_args).load_state_dict(encoder.state_dict())
+
+
+def test_token_must_have_a_width():
+    with pytest.raises(ValueError, match='token_m must be positive'):
+        anysensor_vit_tiny(token_m=0.0)
+
+
+@pytest.mark.parametrize(
+    ('build', 'size'),
+    [
+        (anysensor_vit_tiny, (192, 3, 96)),
+        (anysensor_vit_small, (384, 6, 128)),
+        (anysensor_vit_base, (768, 12, 256)),
+    ],
+)
+def test_sizes(build, size):
+    with torch.device('meta'):
+        encoder = build(depth=1, token_m=120.0)
+    args = encoder.init_args
+    assert isinstance(encoder, AnySensorViT)
+    assert (args['embed_dim'], args['num_heads'], args['band_dim']) == size
+    assert (args['depth'], args['token_m'], encoder.embed_dim) == (1, 120.0, size[0])

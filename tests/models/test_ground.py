@@ -1,0 +1,127 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from torchgeo_anysensor.models import anysensor_vit_tiny, encode
+from torchgeo_anysensor.models.ground import cell_grid, cut, fill_invalid, pixels_per_cell
+
+
+def repeat(view, k):
+    """The view on a grid k times finer, by nearest neighbour; the bands stay what they are."""
+    image, valid = (
+        x.repeat_interleave(k, dim=-2).repeat_interleave(k, dim=-1)
+        for x in (view['image'], view['valid'])
+    )
+    return {**view, 'image': image, 'valid': valid, 'res': view['res'] / k}
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return anysensor_vit_tiny(depth=2).eval()
+
+
+@pytest.mark.parametrize(
+    ('res', 'token_m', 'expected'),
+    [
+        (10, 60, (1, 6)),
+        (60, 60, (1, 1)),
+        (30, 20, (3, 2)),
+        (60, 20, (3, 1)),
+        (20, 30, (2, 3)),
+        (0.3, 6, (1, 20)),
+        (4.8, 60, (2, 25)),
+        (300, 60, (5, 1)),
+    ],
+)
+def test_pixels_per_cell(res, token_m, expected):
+    assert pixels_per_cell(float(torch.tensor(res)), token_m) == expected
+
+
+@pytest.mark.parametrize(('res', 'token_m'), [(10, 60.5), (10, 0.1), (9.7, 60)])
+def test_no_simple_ratio_raises(res, token_m):
+    with pytest.raises(ValueError, match='choose token_m as a multiple'):
+        pixels_per_cell(res, token_m)
+
+
+@pytest.mark.parametrize(('res', 'token_m'), [(10, 0), (10, -60), (0, 60), (math.nan, 60)])
+def test_sizes_must_be_positive(res, token_m):
+    with pytest.raises(ValueError, match='positive metres'):
+        pixels_per_cell(res, token_m)
+
+
+def test_patch_must_be_whole_tokens(encoder, make_view):
+    with pytest.raises(ValueError, match=r'640 x 720 m .* token_m=60 m; cut patches of 600 x 720'):
+        encode(encoder, make_view(size=(64, 72)))
+    assert encode(encoder, make_view(size=(64, 72)), token_m=80.0).grid == (8, 9)
+    with pytest.raises(ValueError, match='whole number'):
+        cell_grid((3, 3), res=10, token_m=60)  # less than one token
+
+
+def test_cut_keeps_pixels_in_place():
+    # Each pixel holds its own row and column
+    rows, cols = torch.meshgrid(torch.arange(6.0), torch.arange(9.0), indexing='ij')
+    image = torch.stack([rows, cols])[None]
+    cells = cut(image, torch.ones(1, 6, 9, dtype=torch.bool), res=10, token_m=30)
+    assert cells.grid == (2, 3)
+    assert cells.pixels.shape == (1, 6, 2, 3, 3)
+    fourth = cells.pixels[0, 4]  # second row, second column
+    assert_close(fourth, image[0, :, 3:6, 3:6])
+
+
+def test_fill_is_the_mean_of_the_valid_pixels_of_the_band():
+    pixels = torch.tensor([[1.0, 3.0], [math.nan, math.inf]]).expand(1, 2, 3, 2, 2).clone()
+    pixels[:, :, 1] *= 10
+    valid = torch.tensor([[True, True], [False, False]]).expand(1, 2, 2, 2).clone()
+    valid[0, 1] = False
+    filled = fill_invalid(pixels, valid)
+    assert_close(filled[0, 0, 0], torch.tensor([[1.0, 3.0], [2.0, 2.0]]))
+    assert_close(filled[0, 0, 1], torch.tensor([[10.0, 30.0], [20.0, 20.0]]))
+    assert not filled[0, 1].any()
+
+
+@pytest.mark.parametrize(('res', 'size', 'k'), [(60.0, 3, 6), (30.0, 4, 3), (20.0, 6, 2)])
+def test_coarse_view_equals_its_upsampling(encoder, make_view, res, size, k):
+    view = make_view(5, size=(size, size), res=res, thermal=True)
+    view['valid'][0, 0, 0] = False
+    view['image'][0, :, 0, 0] = math.nan
+    coarse, fine = encode(encoder, view), encode(encoder, repeat(view, k))
+    assert torch.equal(coarse.valid, fine.valid)
+    assert_close(coarse.tokens, fine.tokens, atol=5e-5, rtol=0)
+    assert_close(coarse.pooled, fine.pooled, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ('res', 'token_m', 'k'), [(30.0, 20.0, 3), (20.0, 30.0, 2), (45.0, 60.0, 3)]
+)
+def test_any_ratio_equals_explicit_repetition(encoder, make_view, res, token_m, k):
+    view = make_view(size=(12, 24), res=res)
+    view['valid'][1, 1:3, 2] = False
+    expected = encode(encoder, repeat(view, k), token_m=token_m)
+    actual = encode(encoder, view, token_m=token_m)
+    assert actual.grid == (12 * res / token_m, 24 * res / token_m)
+    assert_close(actual.tokens, expected.tokens)
+    assert_close(actual.pooled, expected.pooled)
+
+
+def test_token_size_of_the_call_wins(encoder, make_view):
+    view = make_view(size=(12, 24))
+    assert encode(encoder, view).grid == (2, 4)
+    assert encode(encoder, view, token_m=30.0).grid == (4, 8)
+    assert encode(encoder, view, token_m=120.0).grid == (1, 2)
+    other = anysensor_vit_tiny(depth=2, token_m=30.0).eval()
+    other.load_state_dict(encoder.state_dict())
+    assert_close(encode(other, view).pooled, encode(encoder, view, token_m=30.0).pooled)
+
+
+def test_views_of_other_ground_raise(encoder, make_view):
+    views = [make_view(size=(12, 12)), make_view(size=(12, 18))]
+    with pytest.raises(ValueError, match='views of one patch must agree'):
+        encode(encoder, views)
+    with pytest.raises(ValueError, match='share their ground'):
+        encoder(views)

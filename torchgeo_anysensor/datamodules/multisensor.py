@@ -1,0 +1,147 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Batches of a multi-sensor dataset, split by ground."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.samplers import GeoSampler
+
+from ..datasets import MultiSensorDataset, collate_sensors
+from ..samplers import AlignedGridSampler, AlignedPatchSampler, BlockSplit
+from ..types import MultiSensorSample
+
+Transform = Callable[[MultiSensorSample], MultiSensorSample]
+
+
+class MultiSensorDataModule(BaseDataModule):
+    """Random patches of the train ground, a grid of patches over the val and test ground."""
+
+    def __init__(
+        self,
+        dataset: MultiSensorDataset,
+        *,
+        size: float,
+        split: BlockSplit,
+        batch_size: int = 16,
+        length: int | None = None,
+        train_transforms: Sequence[Transform] = (),
+        num_workers: int = 0,
+    ) -> None:
+        """Make the data module.
+
+        Args:
+            dataset: The matched sensors, with labels if the task needs them.
+            size: Width of a patch in metres.
+            split: How the ground is dealt to train, val and test.
+            batch_size: Patches in a batch.
+            length: Training patches in an epoch; by default as many as cover the train ground of
+                every acquisition once.
+            train_transforms: Called in turn on each training batch, on the device.
+            num_workers: Processes that read.
+        """
+        super().__init__(MultiSensorDataset, batch_size, num_workers)
+        self.aug = _identity
+        self.dataset = dataset  # type: ignore[assignment]
+        self.size = size
+        self.split = split
+        self.length = length
+        self.train_transforms = tuple(train_transforms)
+        self.samplers: dict[str, GeoSampler] = {}
+
+    def setup(self, stage: str) -> None:
+        """Split the ground and find where patches fit.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test' or 'predict'.
+
+        Raises:
+            ValueError: If a split that the stage needs has room for no patch.
+        """
+        ground = self.split(self.dataset)  # type: ignore[arg-type]
+        needed = {
+            'fit': ('train', 'val'),
+            'validate': ('val',),
+            'test': ('test',),
+            'predict': ('test',),
+        }[stage]
+        for name in needed:
+            roi = getattr(ground, name)
+            try:
+                self.samplers[name] = (
+                    AlignedPatchSampler(self.dataset, size=self.size, length=self.length, roi=roi)
+                    if name == 'train'
+                    else AlignedGridSampler(self.dataset, size=self.size, roi=roi)
+                )
+            except ValueError as error:
+                raise ValueError(
+                    f'{name} split (blocks of {self.split.size:g} m): {error}'
+                ) from None
+        counts = ', '.join(f'{name} {len(self.samplers[name])}' for name in needed)
+        rank_zero_info(f'Ground split into blocks of {self.split.size:g} m:\n{ground.report()}')
+        rank_zero_info(f'Patches of {self.size:g} m: {counts}')
+
+    def _dataloader_factory(self, split: str) -> DataLoader[Any]:
+        """Make the loader of a split."""
+        sampler = self.samplers[split]
+        if split == 'train' and len(sampler) < self.batch_size:
+            raise ValueError(
+                f'an epoch of {len(sampler)} training patches has no batch of {self.batch_size}; '
+                'use a smaller batch_size or a larger length'
+            )
+        return DataLoader(
+            self.dataset,  # type: ignore[arg-type]
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate_sensors,
+            drop_last=split == 'train',
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Random patches of the train ground."""
+        return self._dataloader_factory('train')
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Patches side by side over the val ground."""
+        return self._dataloader_factory('val')
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Patches side by side over the test ground."""
+        return self._dataloader_factory('test')
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Patches side by side over the test ground."""
+        return self._dataloader_factory('test')
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment training batches on the device.
+
+        Args:
+            batch: A batch.
+            dataloader_idx: Which loader it comes from.
+
+        Returns:
+            The batch that the task sees.
+        """
+        if self.trainer is not None and self.trainer.training:
+            for transform in self.train_transforms:
+                batch = transform(batch)
+        return batch
+
+    def plot(self, *args: Any, **kwargs: Any) -> Figure:
+        """Draw a sample; see :meth:`MultiSensorDataset.plot`."""
+        return self.dataset.plot(*args, **kwargs)  # type: ignore[union-attr]
+
+
+def _identity(batch: Any) -> Any:
+    """Leave a batch as it is (TorchGeo's base would normalise ``image``)."""
+    return batch

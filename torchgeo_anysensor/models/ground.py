@@ -1,0 +1,128 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""From the pixels of a view to the pixels of each ground cell.
+
+Letters as in :mod:`torchgeo_anysensor.types`, and ``p`` pixels along the side of a cell.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+#: Most copies of a pixel along one axis that make the pixels divide a cell.
+MAX_REPEATS = 16
+
+
+class Cells(NamedTuple):
+    """The pixels of a view, sorted by ground cell."""
+
+    pixels: Tensor  #: ``(B, N, C, p, p)``, finite: pixels that are not valid are filled
+    seen: Tensor  #: ``(B, N)`` bool: the cell has at least one valid pixel
+    grid: tuple[int, int]  #: rows and columns of the cells
+
+
+def _whole(ratio: float) -> int:
+    """Round a ratio that is a whole number but for float32, else give 0."""
+    nearest = round(ratio)
+    return nearest if abs(ratio - nearest) <= 1e-5 * ratio else 0
+
+
+def pixels_per_cell(res: float, token_m: float) -> tuple[int, int]:
+    """Find how pixels fill a ground cell.
+
+    Args:
+        res: Pixel size in metres.
+        token_m: Width of a cell in metres.
+
+    Returns:
+        How often to repeat each pixel along an axis (the least that does), and the number of the
+        repeated pixels along a cell.
+
+    Raises:
+        ValueError: If the sizes are not positive, or have no simple ratio.
+    """
+    if not (res > 0 and token_m > 0):
+        raise ValueError(f'res and token_m must be positive metres, got {res=:g}, {token_m=:g}')
+    for repeats in range(1, MAX_REPEATS + 1):
+        if p := _whole(repeats * token_m / res):
+            return repeats, p
+    raise ValueError(
+        f'{token_m=:g} m and pixels of {res:g} m have no common part of at least 1/{MAX_REPEATS} '
+        f'pixel; choose token_m as a multiple of {res:g} m, or a simple fraction of it'
+    )
+
+
+def cell_grid(shape: tuple[int, int], *, res: float, token_m: float) -> tuple[int, int]:
+    """Count the ground cells of a patch.
+
+    Args:
+        shape: Rows and columns of pixels.
+        res: Pixel size in metres.
+        token_m: Width of a cell in metres.
+
+    Returns:
+        Rows and columns of cells.
+
+    Raises:
+        ValueError: If the patch is not a whole number of cells.
+    """
+    rows, cols = (_whole(n * res / token_m) for n in shape)
+    if not (rows and cols):
+        height, width = (n * res for n in shape)
+        fit = ' x '.join(f'{max(1, int(n * res / token_m + 1e-5)) * token_m:g}' for n in shape)
+        raise ValueError(
+            f'the patch of {height:g} x {width:g} m ({shape[0]} x {shape[1]} pixels of {res:g} m) '
+            f'is not a whole number of tokens of {token_m=:g} m; cut patches of {fit} m, or pass a '
+            'token_m that divides the patch'
+        )
+    return rows, cols
+
+
+def fill_invalid(pixels: Tensor, valid: Tensor) -> Tensor:
+    """Replace pixels that are not valid by the mean of the valid ones of their cell and band.
+
+    Args:
+        pixels: ``(B, N, C, p, p)``; anything, NaN too, where not valid.
+        valid: ``(B, N, p, p)`` bool.
+
+    Returns:
+        ``(B, N, C, p, p)``; 0 in cells without a valid pixel.
+    """
+    valid = valid.unsqueeze(2)  # (B, N, 1, p, p)
+    pixels = torch.where(valid, pixels, 0.0)
+    count = valid.sum(dim=(-2, -1), keepdim=True).clamp(min=1)
+    return torch.where(valid, pixels, pixels.sum(dim=(-2, -1), keepdim=True) / count)
+
+
+def cut(image: Tensor, valid: Tensor, *, res: float, token_m: float) -> Cells:
+    """Cut a view into ground cells.
+
+    Pixels that do not divide a cell are first repeated until they do. Area integration
+    (:class:`~torchgeo_anysensor.models.spectral.SpatialBasis`) does not notice.
+
+    Args:
+        image: ``(B, C, H, W)``.
+        valid: ``(B, H, W)`` bool.
+        res: Pixel size in metres.
+        token_m: Width of a cell in metres.
+
+    Returns:
+        The cells, row by row from the north-west corner.
+
+    Raises:
+        ValueError: If the patch is not a whole number of cells, or pixels and cells have no simple
+            ratio.
+    """
+    grid = cell_grid((image.shape[-2], image.shape[-1]), res=res, token_m=token_m)
+    repeats, p = pixels_per_cell(res, token_m)
+    if repeats > 1:
+        image, valid = (
+            x.repeat_interleave(repeats, dim=-2).repeat_interleave(repeats, dim=-1)
+            for x in (image, valid)
+        )
+    pixels = rearrange(image, 'b c (h p) (w q) -> b (h w) c p q', p=p, q=p)
+    valid = rearrange(valid, 'b (h p) (w q) -> b (h w) p q', p=p, q=p)
+    return Cells(fill_invalid(pixels, valid), valid.flatten(-2).any(dim=-1), grid)

@@ -1,0 +1,146 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""From the features of an encoder to a map of classes.
+
+Letters as in :mod:`torchgeo_anysensor.types`.
+"""
+
+import torch.nn.functional as F
+from einops import rearrange
+from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
+from torch import Tensor, nn
+
+from .base import Features
+
+
+def as_map(features: Features) -> Tensor:
+    """Lay the tokens out on the ground, as ``(B, D, rows, columns)``."""
+    rows, cols = features.grid
+    return rearrange(features.tokens, 'b (h w) d -> b d h w', h=rows, w=cols)
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode='bilinear', align_corners=False)
+
+
+class LinearHead(nn.Module):
+    """Classify each token by itself; what it can do, the encoder has done."""
+
+    def __init__(self, embed_dim: int, num_classes: int) -> None:
+        """Make the head.
+
+        Args:
+            embed_dim: Length of a token.
+            num_classes: Number of classes.
+        """
+        super().__init__()
+        self.classify = nn.Conv2d(embed_dim, num_classes, kernel_size=1)
+
+    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
+        """Give logits.
+
+        Args:
+            features: Of an encoder.
+            size: Rows and columns of the map.
+
+        Returns:
+            ``(B, K, H, W)``.
+        """
+        return _resize(self.classify(as_map(features)), size)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalisation of ``(B, D, H, W)`` over ``D``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise."""
+        return rearrange(super().forward(rearrange(x, 'b d h w -> b h w d')), 'b h w d -> b d h w')
+
+
+class SimplePyramid(nn.Module):
+    """Maps at 4, 2, 1 and 1/2 times the token grid, all from the last tokens.
+
+    As in ViTDet (Li et al. 2022, https://arxiv.org/abs/2203.16527).
+
+    Attributes:
+        channels: Features of each map, finest first.
+    """
+
+    def __init__(self, dim: int) -> None:
+        """Make the pyramid above tokens of length ``dim``."""
+        super().__init__()
+        self.channels = [dim // 4, dim // 2, dim, dim]
+        self.levels = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.ConvTranspose2d(dim, dim // 2, kernel_size=2, stride=2),
+                    LayerNorm2d(dim // 2),
+                    nn.GELU(),
+                    nn.ConvTranspose2d(dim // 2, dim // 4, kernel_size=2, stride=2),
+                ),
+                nn.ConvTranspose2d(dim, dim // 2, kernel_size=2, stride=2),
+                nn.Identity(),
+                nn.MaxPool2d(kernel_size=2),
+            ]
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Make the maps of ``x`` ``(B, D, rows, columns)``, both even."""
+        return [level(x) for level in self.levels]
+
+
+class SMPDecoderHead(nn.Module):
+    """The FPN decoder of segmentation-models-pytorch above a simple feature pyramid."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_classes: int,
+        *,
+        pyramid_channels: int = 256,
+        segmentation_channels: int = 128,
+        dropout: float = 0.2,
+    ) -> None:
+        """Make the head.
+
+        Args:
+            embed_dim: Length of a token, a multiple of 4.
+            num_classes: Number of classes.
+            pyramid_channels: Features of the decoder's top-down path.
+            segmentation_channels: Features before the classifier, a multiple of 32.
+            dropout: Share of the features to drop before the classifier.
+
+        Raises:
+            ValueError: If a length is not such a multiple.
+        """
+        super().__init__()
+        if embed_dim % 4 or segmentation_channels % 32:
+            raise ValueError(
+                'embed_dim must be a multiple of 4 and segmentation_channels of 32, got '
+                f'{embed_dim=}, {segmentation_channels=}'
+            )
+        self.pyramid = SimplePyramid(embed_dim)
+        self.decoder = FPNDecoder(
+            encoder_channels=self.pyramid.channels,
+            encoder_depth=len(self.pyramid.channels),
+            pyramid_channels=pyramid_channels,
+            segmentation_channels=segmentation_channels,
+            dropout=dropout,
+        )
+        self.classify = nn.Conv2d(segmentation_channels, num_classes, kernel_size=1)
+
+    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
+        """Give logits.
+
+        Args:
+            features: Of an encoder; a grid of odd size is repeated at its edge and cut again.
+            size: Rows and columns of the map.
+
+        Returns:
+            ``(B, K, H, W)``.
+        """
+        rows, cols = features.grid
+        x = F.pad(as_map(features), (0, cols % 2, 0, rows % 2), mode='replicate')
+        x = self.decoder(self.pyramid(x))[..., : 4 * rows, : 4 * cols]
+        return _resize(self.classify(x), size)

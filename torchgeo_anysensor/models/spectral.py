@@ -1,0 +1,270 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""From the bands of any sensor to one feature vector for each ground cell.
+
+Letters as in :mod:`torchgeo_anysensor.types`, and ``p`` pixels along the side of a cell, ``d``
+features of a band token, ``Q`` latents.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+#: Bands with a longer wavelength, in micrometres, hold emitted light in kelvin.
+THERMAL_FROM_UM = 3.0
+#: Cycles per e-fold of the wavelength: lowest and highest of the 64 frequencies.
+WAVELENGTH_CYCLES = (0.15, 6.0)
+#: Cycles per e-fold of the ground sample distance: lowest and highest of the 8 frequencies.
+GSD_CYCLES = (1 / 16, 1.0)
+KIND_DIM = 16
+
+
+def is_thermal(wavelength: Tensor) -> Tensor:
+    """Say which bands are thermal, from their centre wavelengths in micrometres."""
+    return wavelength > THERMAL_FROM_UM
+
+
+def standardise(image: Tensor, wavelength: Tensor) -> Tensor:
+    """Bring physical units to about unit range by one fixed map for each kind of band.
+
+    Reflectance becomes ``(x - 0.2) / 0.2`` and kelvin ``(x - 290) / 20``. The map never depends on
+    statistics of a band: a band that was not trained on has none.
+
+    Args:
+        image: ``(..., C, H, W)`` reflectance or kelvin.
+        wavelength: ``(..., C)`` in micrometres, leading axes of 1 or as those of ``image``.
+
+    Returns:
+        ``(..., C, H, W)`` without unit.
+    """
+    thermal = is_thermal(wavelength)[..., None, None]
+    centre = torch.where(thermal, 290.0, 0.2)
+    spread = torch.where(thermal, 20.0, 0.2)
+    return (image - centre) / spread
+
+
+def _radians(cycles: tuple[float, float], count: int, device: torch.device) -> Tensor:
+    """Space angular frequencies evenly in their logarithm."""
+    low, high = (math.log10(2 * math.pi * c) for c in cycles)
+    return torch.logspace(low, high, count, device=device, dtype=torch.float32)
+
+
+def wavelength_features(wavelength: Tensor, bandwidth: Tensor) -> Tensor:
+    """Describe bands by Fourier features of ``ln(wavelength)``, averaged over the band.
+
+    A frequency ``w`` is damped by ``exp(-(w s)^2 / 2)``, its mean over a Gaussian response of width
+    ``s``: a broad band keeps only the slow ones. The idea is the integrated positional encoding of
+    mip-NeRF (Barron et al. 2021, https://arxiv.org/abs/2103.13415), here along the spectrum.
+
+    Args:
+        wavelength: ``(...)`` centre wavelengths in micrometres.
+        bandwidth: ``(...)`` full widths at half maximum in micrometres.
+
+    Returns:
+        ``(..., 128)`` float32.
+    """
+    w = _radians(WAVELENGTH_CYCLES, 64, wavelength.device)
+    u = torch.log(wavelength.float() / 0.4)[..., None]
+    # FWHM of a Gaussian is 2.355 standard deviations; d ln(x) = dx / x
+    sigma = (bandwidth.float() / (2.355 * wavelength.float()))[..., None]
+    damping = torch.exp(-((w * sigma) ** 2) / 2)
+    return torch.cat([damping * torch.cos(w * u), damping * torch.sin(w * u)], dim=-1)
+
+
+def gsd_features(gsd: Tensor) -> Tensor:
+    """Describe ground sample distances ``(...)`` in metres by ``(..., 16)`` Fourier features."""
+    w = _radians(GSD_CYCLES, 8, gsd.device)
+    phase = w * torch.log(gsd.float() / 10.0)[..., None]
+    return torch.cat([torch.cos(phase), torch.sin(phase)], dim=-1)
+
+
+class BandCode(nn.Module):
+    """A vector for each band, made from what is known of the band and never from its name."""
+
+    def __init__(self, dim: int = 128) -> None:
+        """Make the code.
+
+        Args:
+            dim: Length of the vector.
+        """
+        super().__init__()
+        self.kind = nn.Embedding(2, KIND_DIM)  # reflectance, kelvin
+        self.mlp = nn.Sequential(
+            nn.Linear(128 + 16 + KIND_DIM, dim),
+            nn.GELU(),
+            nn.Linear(dim, dim),
+            nn.LayerNorm(dim),  # unit scale, so that band tokens show their band from the start
+        )
+
+    def forward(self, wavelength: Tensor, bandwidth: Tensor, gsd: Tensor) -> Tensor:
+        """Encode bands.
+
+        Args:
+            wavelength: ``(C,)`` or ``(B, C)`` centre wavelengths in micrometres.
+            bandwidth: Full widths at half maximum in micrometres, shaped alike.
+            gsd: Native ground sample distances in metres, shaped alike.
+
+        Returns:
+            ``(C, dim)`` or ``(B, C, dim)``.
+        """
+        facts = [
+            wavelength_features(wavelength, bandwidth),
+            gsd_features(gsd),
+            self.kind(is_thermal(wavelength).long()),
+        ]
+        code: Tensor = self.mlp(torch.cat(facts, dim=-1))
+        return code
+
+
+class SpatialBasis(nn.Module):
+    """Continuous kernels on the square of a ground cell, integrated over its pixels.
+
+    A kernel is a sum of ``cos(pi a u) cos(pi b v)`` over the unit square, and the weight of a pixel
+    is the exact integral over the pixel's own square. Pixels of any size can so share the kernels,
+    and a coarse image gives what its nearest-neighbour upsampling gives.
+    """
+
+    coef: Tensor
+
+    def __init__(self, dim: int, *, order: int = 16) -> None:
+        """Make the kernels.
+
+        Args:
+            dim: Number of kernels.
+            order: Number of cosines along each axis.
+        """
+        super().__init__()
+        self.order = order
+        # Times `order` in `weights`: a constant cell then comes out with its own scale and white
+        # noise with half of it, whatever p is, while the parameter is as small as others are.
+        self.coef = nn.Parameter(torch.randn(dim, order, order) / order)
+
+    def weights(self, p: int) -> Tensor:
+        """Integrate the kernels over a grid of pixels.
+
+        Args:
+            p: Pixels along the side of the cell.
+
+        Returns:
+            ``(dim, p, p)`` float32.
+        """
+        coef = self.coef.float()
+        edges = torch.linspace(0, 1, p + 1, device=coef.device)
+        orders = torch.arange(self.order, device=coef.device)[:, None]
+        # The integral of cos(pi a u) from 0 to u is u sinc(a u), for a = 0 too.
+        integral = (edges * torch.sinc(orders * edges)).diff(dim=-1)  # (order, p)
+        with torch.autocast(coef.device.type, enabled=False):
+            return self.order * torch.einsum('dab,ai,bj->dij', coef, integral, integral)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Project cells on the kernels.
+
+        Args:
+            cells: ``(..., p, p)`` pixels of cells.
+
+        Returns:
+            ``(..., dim)``.
+        """
+        weights = self.weights(cells.shape[-1])
+        return F.linear(cells.flatten(-2), weights.flatten(-2))
+
+
+class FiLM(nn.Module):
+    """Scale and shift features by what a code says (Perez et al. 2018, arXiv 1709.07871)."""
+
+    def __init__(self, dim: int, *, code_dim: int) -> None:
+        """Make the modulation of ``dim`` features by codes of length ``code_dim``."""
+        super().__init__()
+        self.linear = nn.Linear(code_dim, 2 * dim)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        """Modulate ``x`` ``(B, N, C, d)`` by ``code`` ``(C, code_dim)`` or ``(B, C, code_dim)``."""
+        gamma, beta = self.linear(code).unsqueeze(-3).chunk(2, dim=-1)  # ([B,] 1, C, d) each
+        modulated: Tensor = x * (1 + gamma) + beta
+        return modulated
+
+
+class BandBlock(nn.Module):
+    """Latents look at a set of band tokens, then think.
+
+    Keys and values are the band tokens themselves; the projections of each head are absorbed into
+    the queries and the output, which are few. A further band so costs no projection.
+    """
+
+    def __init__(self, dim: int, *, heads: int) -> None:
+        """Make a block of width ``dim`` with ``heads`` attention heads."""
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, heads * dim)
+        self.out = nn.Linear(heads * dim, dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
+        )
+
+    def forward(self, latents: Tensor, bands: Tensor, keys: Tensor) -> Tensor:
+        """Update latents.
+
+        Args:
+            latents: ``(B, N, Q, d)``, or ``(Q, d)`` for the same at all cells.
+            bands: ``(B, N, C, d)`` band tokens.
+            keys: ``(B, N, 1, C)`` bool, the band tokens to look at; at least one in each cell.
+
+        Returns:
+            ``(B, N, Q, d)``.
+        """
+        query = self.query(self.norm(latents))
+        query = rearrange(query, '... q (h d) -> ... (q h) d', h=self.heads)
+        query = query.expand(*bands.shape[:2], -1, -1)
+        # Ground cells stand where attention heads usually do.
+        seen = F.scaled_dot_product_attention(query, bands, bands, attn_mask=keys)
+        latents = latents + self.out(rearrange(seen, 'b n (q h) d -> b n q (h d)', h=self.heads))
+        updated: Tensor = latents + self.mlp(latents)
+        return updated
+
+
+class SpectralAttention(nn.Module):
+    """Join any set of band tokens at a ground cell to one vector, at a cost linear in the bands."""
+
+    def __init__(
+        self, dim: int, *, out_dim: int, latents: int = 4, depth: int = 2, heads: int = 4
+    ) -> None:
+        """Make the attention.
+
+        Args:
+            dim: Length of a band token.
+            out_dim: Length of the result.
+            latents: Vectors that look at the bands.
+            depth: Number of looks.
+            heads: Attention heads of each look.
+        """
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(latents, dim))
+        self.no_data = nn.Parameter(0.02 * torch.randn(out_dim))
+        self.norm = nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(BandBlock(dim, heads=heads) for _ in range(depth))
+        self.mix = nn.Sequential(nn.LayerNorm(latents * dim), nn.Linear(latents * dim, out_dim))
+
+    def forward(self, bands: Tensor, seen: Tensor) -> Tensor:
+        """Join bands.
+
+        Args:
+            bands: ``(B, N, C, d)`` finite band tokens.
+            seen: ``(B, N, C)`` bool, false where the band has no data at the cell.
+
+        Returns:
+            ``(B, N, D)``; a learned vector where no band has data.
+        """
+        any_seen = seen.any(dim=-1, keepdim=True)  # (B, N, 1)
+        # A softmax over nothing is NaN: cells without data look at everything and are replaced.
+        keys = (seen | ~any_seen).unsqueeze(-2)  # (B, N, 1, C)
+        bands = self.norm(bands)
+        latents = self.latents  # (Q, d): the first look starts alike at all cells
+        for block in self.blocks:
+            latents = block(latents, bands, keys)
+        mixed = self.mix(latents.flatten(-2))  # (B, N, D)
+        return torch.where(any_seen, mixed, self.no_data.to(mixed.dtype))

@@ -1,0 +1,159 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""A vision transformer over ground cells that knows where they lie, in metres.
+
+Letters as in :mod:`torchgeo_anysensor.types`, and ``R`` class token and registers, ``h`` heads.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+#: Shortest and longest wavelength of the rotary positions, in metres on the ground.
+ROTARY_WAVELENGTHS_M = (20.0, 10_000.0)
+
+
+def cell_centres(grid: tuple[int, int], *, token_m: float, device: torch.device) -> Tensor:
+    """Give the centres of cells in metres south and east of the centre of the patch.
+
+    Args:
+        grid: Rows and columns of cells.
+        token_m: Width of a cell in metres.
+        device: Where to make them.
+
+    Returns:
+        ``(N, 2)`` float32, row by row from the north-west corner.
+    """
+    south, east = (
+        (torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2) * token_m for n in grid
+    )
+    return torch.cartesian_prod(south, east)
+
+
+def rotary_angles(positions: Tensor, head_dim: int) -> Tensor:
+    """Give the angles by which to rotate queries and keys (RoFormer, arXiv 2104.09864), in 2-D.
+
+    Half of the pairs turn with the southing and half with the easting.
+
+    Args:
+        positions: ``(N, 2)`` in metres.
+        head_dim: Features of an attention head, a multiple of 4.
+
+    Returns:
+        ``(N, head_dim / 2)`` float32 radians.
+    """
+    low, high = (math.log10(w) for w in ROTARY_WAVELENGTHS_M)
+    wavelengths = torch.logspace(low, high, head_dim // 4, device=positions.device)
+    angles = 2 * math.pi * positions.float()[..., None] / wavelengths  # (N, 2, head_dim / 4)
+    return angles.flatten(-2)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate pairs of features.
+
+    Args:
+        x: ``(B, h, N, head_dim)``; a feature of the first half pairs with one of the second.
+        angles: ``(N, head_dim / 2)`` radians.
+
+    Returns:
+        ``(B, h, N, head_dim)`` in the type of ``x``.
+    """
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
+
+
+class TrunkBlock(nn.Module):
+    """A pre-norm transformer block with rotary positions."""
+
+    def __init__(self, dim: int, *, num_heads: int) -> None:
+        """Make a block of width ``dim`` with ``num_heads`` attention heads."""
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
+        )
+
+    def forward(self, x: Tensor, angles: Tensor, keys: Tensor) -> Tensor:
+        """Update tokens.
+
+        Args:
+            x: ``(B, N, D)``.
+            angles: ``(N, head_dim / 2)`` radians, 0 for tokens without a place.
+            keys: ``(B, 1, 1, N)`` bool, the tokens to look at.
+
+        Returns:
+            ``(B, N, D)``.
+        """
+        qkv = rearrange(self.qkv(self.norm(x)), 'b n (s h d) -> s b h n d', s=3, h=self.num_heads)
+        q, k = rotate(qkv[0], angles), rotate(qkv[1], angles)
+        y = F.scaled_dot_product_attention(q, k, qkv[2], attn_mask=keys)
+        x = x + self.out(rearrange(y, 'b h n d -> b n (h d)'))
+        updated: Tensor = x + self.mlp(x)
+        return updated
+
+
+class Trunk(nn.Module):
+    """A vision transformer with a class token and registers (Darcet et al., arXiv 2309.16588)."""
+
+    def __init__(self, dim: int, *, depth: int, num_heads: int, registers: int) -> None:
+        """Make the trunk.
+
+        Args:
+            dim: Length of a token.
+            depth: Number of blocks.
+            num_heads: Attention heads of a block.
+            registers: Further tokens without a place, for the trunk's own use.
+
+        Raises:
+            ValueError: If the heads do not divide the tokens into multiples of 4 features.
+        """
+        super().__init__()
+        if dim % (4 * num_heads):
+            raise ValueError(
+                f'embed_dim must be a multiple of 4 * num_heads for positions in two directions, '
+                f'got embed_dim={dim}, {num_heads=}'
+            )
+        self.head_dim = dim // num_heads
+        self.prefix = nn.Parameter(0.02 * torch.randn(1 + registers, dim))
+        self.blocks = nn.ModuleList(TrunkBlock(dim, num_heads=num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self._init_weights(depth)
+
+    def _init_weights(self, depth: int) -> None:
+        """Start narrow, and so that the sum of all blocks has the scale of one (as in GPT-2)."""
+        for name, parameter in self.blocks.named_parameters():
+            if parameter.ndim == 2:
+                last = name.endswith(('out.weight', 'mlp.3.weight'))
+                nn.init.trunc_normal_(parameter, std=0.02 / math.sqrt(2 * depth) if last else 0.02)
+            elif name.endswith('bias'):
+                nn.init.zeros_(parameter)
+
+    def forward(self, tokens: Tensor, valid: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Let the tokens of a patch talk to each other.
+
+        Args:
+            tokens: ``(B, N, D)``.
+            valid: ``(B, N)`` bool; nobody looks at the tokens that are not valid.
+            positions: ``(N, 2)`` in metres.
+
+        Returns:
+            Tokens ``(B, N, D)`` and the class token ``(B, D)``.
+        """
+        count = len(self.prefix)  # R
+        prefix = self.prefix.to(tokens.dtype).expand(len(tokens), -1, -1)
+        x = torch.cat([prefix, tokens], dim=1)  # (B, R + N, D)
+        keys = F.pad(valid, (count, 0), value=True)[:, None, None]  # (B, 1, 1, R + N)
+        angles = rotary_angles(positions, self.head_dim)
+        angles = F.pad(angles, (0, 0, count, 0))  # (R + N, head_dim / 2)
+        for block in self.blocks:
+            x = block(x, angles, keys)
+        x = self.norm(x)
+        return x[:, count:], x[:, 0]

@@ -1,0 +1,131 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""What the tasks share: checkpoints of plain values, optimisation, sensors of a batch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torchgeo.tasks import BaseTask
+
+from ..models.pretrained import describe
+from ..types import SensorSample
+
+#: What Lightning calls to rebuild a task from ``class_path`` and ``init_args``.
+_INSTANTIATOR = 'lightning.pytorch.cli.instantiate_module'
+
+#: Share of the steps in which the learning rate rises from 0.
+_WARMUP = 0.1
+
+
+class SensorTask(BaseTask):
+    """Base of the tasks."""
+
+    ignore = ()
+
+    def configure_models(self) -> None:
+        """Do nothing: modules are arguments, and are assigned after ``super().__init__()``."""
+
+    def describe_modules(self, **modules: Any) -> None:
+        """Keep descriptions, not objects, in the hyperparameters.
+
+        A checkpoint then holds tensors and plain values alone: it loads without unpickling code and
+        rebuilds its task by itself.
+
+        Args:
+            modules: Arguments of the task that are modules, classes or functions, by name.
+        """
+        plain = {name: describe(module) for name, module in modules.items()}
+        self.save_hyperparameters({**plain, '_instantiator': _INSTANTIATOR})
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, with a linear warm-up and a cosine decay over the steps of the run."""
+        optimizer = AdamW(
+            self.parameter_groups(),
+            lr=self.hparams['lr'],
+            weight_decay=self.hparams['weight_decay'],
+        )
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        warmup = max(1, round(_WARMUP * steps))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (
+                1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup)))
+            )
+
+        scheduler = LambdaLR(optimizer, factor)
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters with their own learning rates; by default all that are trained, in one."""
+        return [{'params': [p for p in self.parameters() if p.requires_grad]}]
+
+
+def spread_rows(x: Tensor, present: Tensor, *, fill: Tensor | None = None) -> Tensor:
+    """Put the rows of the samples that a sensor saw into the batch.
+
+    Args:
+        x: ``(n, ...)``.
+        present: ``(B,)`` bool, ``n`` of them true.
+        fill: What the other rows get, ``(...)``; by default zeros.
+
+    Returns:
+        ``(B, ...)``.
+    """
+    fill = torch.zeros_like(x[0]) if fill is None else fill
+    out = fill.expand(len(present), *x.shape[1:]).clone()
+    out[present] = x
+    return out
+
+
+def joint_views(
+    sensors: Mapping[str, Sequence[SensorSample]],
+    present: Mapping[str, Tensor] | None,
+    names: Sequence[str],
+) -> tuple[SensorSample, ...]:
+    """Views of several sensors with the whole batch in each.
+
+    Args:
+        sensors: Views by sensor, of the samples that have it.
+        present: ``(B,)`` bool by sensor; all if None.
+        names: The sensors to take.
+
+    Returns:
+        The views; where a sensor is absent, no pixel of it is valid, so that an encoder passes it
+        over.
+
+    Raises:
+        ValueError: If no such sensor is in the batch.
+    """
+    chosen = [name for name in names if name in sensors]
+    if not chosen:
+        raise ValueError(f'none of the sensors {list(names)} is in the batch: {list(sensors)}')
+    return tuple(
+        view if present is None or bool(present[name].all()) else _whole(view, present[name])
+        for name in chosen
+        for view in sensors[name]
+    )
+
+
+def _whole(view: SensorSample, present: Tensor) -> SensorSample:
+    """A view with a row for each sample of the batch."""
+    present = present.to(view['image'].device)
+    out = cast(dict[str, Tensor], dict(view))
+    for key, value in out.items():
+        if key in ('wavelength', 'bandwidth', 'gsd'):
+            if value.ndim == 2:  # facts of a real band, so that the absent rows are no nonsense
+                out[key] = spread_rows(value, present, fill=value[0])
+        elif key != 'res':
+            out[key] = spread_rows(value, present)
+    return cast(SensorSample, out)

@@ -1,0 +1,164 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Pretraining: sensors learn to agree about the same place."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..losses import CrossSensorInfoNCE, retrieval_accuracy
+from ..models import Features, SensorEncoder, encode
+from ..types import MultiSensorSample
+from .base import SensorTask, spread_rows
+
+
+class CrossSensorContrastive(SensorTask):
+    """Contrastive pretraining of one encoder with any number of sensors.
+
+    Each sensor of a batch is encoded by itself. Its patch, and each of its ground tokens, must find
+    the mean of the *other* sensors at the same place among those of the batch. Logs ``loss``,
+    ``retrieval`` (top-1 accuracy of the patch against the other sensors) and ``chance`` (what
+    guessing reaches) for train and val.
+    """
+
+    monitor = 'val_retrieval'
+    mode = 'max'
+
+    def __init__(
+        self,
+        encoder: SensorEncoder,
+        *,
+        loss: nn.Module | None = None,
+        projection_dim: int = 128,
+        token_weight: float = 1.0,
+        tokens_per_patch: int = 16,
+        min_valid: float = 0.5,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+    ) -> None:
+        """Make the task.
+
+        Args:
+            encoder: What is trained.
+            loss: Called with ``{sensor: (B, D)}`` and ``{sensor: (B,) bool}``; by default
+                :class:`~..losses.CrossSensorInfoNCE`.
+            projection_dim: Length of the vectors that are compared.
+            token_weight: Weight of the loss on ground tokens, beside 1 for the loss on patches.
+            tokens_per_patch: Ground tokens of each patch that are compared, drawn at random.
+            min_valid: A sensor whose valid ground tokens are fewer than this share of a patch
+                counts as absent there.
+            lr: Peak learning rate.
+            weight_decay: Of AdamW.
+        """
+        super().__init__()
+        loss = CrossSensorInfoNCE() if loss is None else loss
+        self.describe_modules(encoder=encoder, loss=loss)
+        self.encoder = encoder
+        self.loss = loss
+        self.patch_projection = _projection(encoder.embed_dim, projection_dim)
+        self.token_projection = _projection(encoder.embed_dim, projection_dim)
+        self.token_weight = token_weight
+        self.tokens_per_patch = tokens_per_patch
+        self.min_valid = min_valid
+
+    def training_step(self, batch: MultiSensorSample, batch_idx: int) -> Tensor:
+        """Loss of one batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+            batch_idx: Number of the batch.
+        """
+        return self._step(batch, 'train')
+
+    def validation_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
+        """Log loss and retrieval of one batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+            batch_idx: Number of the batch.
+        """
+        self._step(batch, 'val')
+
+    def test_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
+        """Log loss and retrieval of one batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+            batch_idx: Number of the batch.
+        """
+        self._step(batch, 'test')
+
+    def forward(self, batch: MultiSensorSample) -> dict[str, Features]:
+        """Encode each sensor of a batch by itself."""
+        return {name: encode(self.encoder, views) for name, views in batch['sensors'].items()}
+
+    def _step(self, batch: MultiSensorSample, stage: str) -> Tensor:
+        """Loss of a batch, logged with the retrieval accuracy."""
+        features = self(batch)
+        if len(features) < 2:
+            raise ValueError(
+                f'contrast needs two sensors, the batch has {list(features)}; add a sensor to the '
+                'dataset, or raise its require'
+            )
+        present = {name: batch['present'][name].to(self.device) for name in features}
+        patches, seen = self._patches(features, present)
+        loss = patch_loss = self.loss(patches, seen)
+        if self.token_weight:
+            token_loss = self.loss(*self._tokens(features, present))
+            loss = patch_loss + self.token_weight * token_loss
+            self._log(stage, token_loss=token_loss, batch=batch)
+        retrieval = retrieval_accuracy(patches, seen)
+        self._log(stage, batch=batch, patch_loss=patch_loss)
+        self._log(
+            stage,
+            batch=batch,
+            bar=True,
+            loss=loss,
+            retrieval=retrieval.accuracy.nan_to_num(),
+            chance=retrieval.chance.nan_to_num(),
+        )
+        return loss
+
+    def _patches(
+        self, features: Mapping[str, Features], present: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Projected patches ``(B, P)`` of each sensor, and where it saw enough ``(B,)``."""
+        patches, seen = {}, {}
+        for name, f in features.items():
+            patches[name] = spread_rows(self.patch_projection(f.pooled), present[name])
+            enough = f.valid.float().mean(dim=1) >= self.min_valid
+            seen[name] = spread_rows(enough, present[name])
+        return patches, seen
+
+    def _tokens(
+        self, features: Mapping[str, Features], present: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Projected tokens ``(B n, P)`` at ``n`` places of each patch, and where they saw ground."""
+        first = next(iter(features.values()))
+        count = first.tokens.shape[1]
+        batch = len(next(iter(present.values())))
+        places = torch.rand(batch, count, device=self.device).argsort(dim=1)
+        places = places[:, : self.tokens_per_patch]  # (B, n)
+        tokens, seen = {}, {}
+        for name, f in features.items():
+            own = places[present[name]]  # (b, n), b samples that the sensor saw
+            chosen = f.tokens.gather(1, own[..., None].expand(-1, -1, f.tokens.shape[-1]))
+            projected = self.token_projection(chosen)
+            tokens[name] = spread_rows(projected, present[name]).flatten(0, 1)
+            seen[name] = spread_rows(f.valid.gather(1, own), present[name]).flatten()
+        return tokens, seen
+
+    def _log(
+        self, stage: str, *, batch: MultiSensorSample, bar: bool = False, **values: Tensor
+    ) -> None:
+        """Log values under the name of the stage."""
+        size = len(next(iter(batch['present'].values())))
+        named = {f'{stage}_{key}': value for key, value in values.items()}
+        self.log_dict(named, batch_size=size, prog_bar=bar, sync_dist=stage != 'train')
+
+
+def _projection(dim: int, out_dim: int) -> nn.Sequential:
+    """Two layers that the contrast may bend, so that the features need not."""
+    return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, out_dim))

@@ -1,0 +1,229 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Probe: how good a map do the features of an encoder make?"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib import pyplot as plt
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from ..models import LinearHead, SensorEncoder, encode
+from ..models.pretrained import load_encoder
+from ..types import IGNORE_INDEX, MultiSensorSample
+from .base import SensorTask, joint_views
+
+#: Learning rate of a fine-tuned encoder, as a share of the head's.
+_ENCODER_LR = 0.1
+
+
+class SegmentationProbe(SensorTask):
+    """A map of classes from the features of an encoder, frozen or fine-tuned.
+
+    Logs the loss, the intersection over union (IoU) of each class, their mean over the classes that
+    occur (mIoU) and the overall accuracy, for val and test; during validation also a picture of the
+    image, the truth and the prediction.
+    """
+
+    monitor = 'val_miou'
+    mode = 'max'
+
+    def __init__(
+        self,
+        encoder: SensorEncoder | str,
+        classes: Sequence[str],
+        *,
+        head: Callable[[int, int], nn.Module] = LinearHead,
+        freeze: bool = True,
+        train_sensors: Sequence[str] | None = None,
+        test_sensors: Sequence[str] | None = None,
+        token_m: float | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+    ) -> None:
+        """Make the task.
+
+        Args:
+            encoder: An encoder, or the path of a checkpoint that the pretraining wrote.
+            classes: Names of the classes 0, 1, ...
+            head: Called with the length of the features and the number of classes; makes a module
+                that turns features and a size ``(H, W)`` into logits ``(B, K, H, W)``.
+            freeze: Train the head alone; otherwise the encoder too, at a tenth of the rate.
+            train_sensors: Sensors that train and validate the probe; all of the batch by default.
+                Several are encoded together.
+            test_sensors: Sensors that test it; by default *train_sensors*.
+            token_m: Width of a ground token in metres; by default the encoder's own.
+            lr: Peak learning rate.
+            weight_decay: Of AdamW.
+
+        Raises:
+            FileNotFoundError: If the checkpoint does not exist.
+            ValueError: If the checkpoint holds no encoder.
+        """
+        super().__init__()
+        self.encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
+        # From now on the encoder is described by itself, not by a path that may move
+        self.describe_modules(encoder=self.encoder, head=self.hparams['head'])
+        self.head = head(self.encoder.embed_dim, len(classes))
+        self.classes = tuple(classes)
+        self.freeze_encoder = freeze
+        self.train_sensors = tuple(train_sensors) if train_sensors else None
+        self.test_sensors = tuple(test_sensors) if test_sensors else self.train_sensors
+        self.token_m = token_m
+        if freeze:
+            self.encoder.requires_grad_(False)
+        confusion = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
+        self.val_confusion = confusion
+        self.test_confusion = confusion.clone()
+
+    def train(self, mode: bool = True) -> 'SegmentationProbe':
+        """Keep a frozen encoder in evaluation mode."""
+        super().train(mode)
+        if self.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The head, and the encoder at its own rate unless it is frozen."""
+        groups: list[dict[str, Any]] = [{'params': list(self.head.parameters())}]
+        if not self.freeze_encoder:
+            lr = self.hparams['lr'] * _ENCODER_LR
+            groups.append({'params': list(self.encoder.parameters()), 'lr': lr})
+        return groups
+
+    def forward(self, batch: MultiSensorSample, *, sensors: Sequence[str] | None = None) -> Tensor:
+        """Logits of a batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+            sensors: Which to look at; all of the batch by default.
+
+        Returns:
+            ``(B, K, H, W)`` on the grid of ``mask``, or of the finest view if there is no mask.
+        """
+        views = joint_views(batch['sensors'], batch.get('present'), sensors or [*batch['sensors']])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
+            features = encode(self.encoder, views, token_m=self.token_m)
+        finest = max(views, key=lambda view: view['image'].shape[-1])['image']
+        size = batch['mask'].shape[-2:] if 'mask' in batch else finest.shape[-2:]
+        return cast(Tensor, self.head(features, tuple(size)))
+
+    def training_step(self, batch: MultiSensorSample, batch_idx: int) -> Tensor:
+        """Loss of one batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`, with ``mask``.
+            batch_idx: Number of the batch.
+        """
+        loss = self._loss(self(batch, sensors=self.train_sensors), batch['mask'])
+        self.log('train_loss', loss, batch_size=len(batch['mask']), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
+        """Count hits; draw the first batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`, with ``mask``.
+            batch_idx: Number of the batch.
+        """
+        logits = self(batch, sensors=self.train_sensors)
+        loss = self._loss(logits, batch['mask'])
+        self.log('val_loss', loss, batch_size=len(batch['mask']), sync_dist=True)
+        self.val_confusion.update(logits, batch['mask'])
+        if batch_idx == 0:
+            self._draw(batch, logits.argmax(dim=1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores."""
+        self._log_scores('val', self.val_confusion)
+
+    def test_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
+        """Count hits.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`, with ``mask``.
+            batch_idx: Number of the batch.
+        """
+        self.test_confusion.update(self(batch, sensors=self.test_sensors), batch['mask'])
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores."""
+        self._log_scores('test', self.test_confusion)
+
+    def predict_step(self, batch: MultiSensorSample, batch_idx: int) -> Tensor:
+        """Classes ``(B, H, W)`` of one batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+            batch_idx: Number of the batch.
+        """
+        return self(batch, sensors=self.test_sensors).argmax(dim=1)
+
+    @staticmethod
+    def _loss(logits: Tensor, mask: Tensor) -> Tensor:
+        """Mean cross entropy of the labelled pixels; 0 if there are none."""
+        total = F.cross_entropy(logits.float(), mask, ignore_index=IGNORE_INDEX, reduction='sum')
+        return total / (mask != IGNORE_INDEX).sum().clamp(min=1)
+
+    def _log_scores(self, stage: str, confusion: MulticlassConfusionMatrix) -> None:
+        """Log IoU by class, mIoU and overall accuracy, and start counting anew."""
+        scores = segmentation_scores(confusion.compute())
+        confusion.reset()
+        named = {f'{stage}_iou/{name}': iou for name, iou in zip(self.classes, scores['iou'])}
+        self.log_dict({key: value for key, value in named.items() if not value.isnan()})
+        self.log(f'{stage}_miou', scores['miou'], prog_bar=True)
+        self.log(f'{stage}_accuracy', scores['accuracy'], prog_bar=True)
+
+    def _draw(self, batch: MultiSensorSample, prediction: Tensor) -> None:
+        """Send a picture of the first sample to TensorBoard, if that is the logger."""
+        datamodule = getattr(self.trainer, 'datamodule', None)
+        boards = [log for log in self.trainer.loggers if isinstance(log, TensorBoardLogger)]
+        if not boards or not hasattr(datamodule, 'plot') or not self.trainer.is_global_zero:
+            return
+        figure = datamodule.plot(_first_sample(batch) | {'prediction': prediction[0].cpu()})
+        for board in boards:
+            board.experiment.add_figure('val/first', figure, global_step=self.global_step)
+        plt.close(figure)
+
+
+def _first_sample(batch: MultiSensorSample) -> dict[str, Any]:
+    """The first sample of a batch, on the CPU."""
+    present = batch['present']
+    sensors = {
+        name: tuple(
+            {
+                key: value[0].cpu() if key in ('image', 'valid') else value.cpu()
+                for key, value in cast(dict[str, Tensor], view).items()
+            }
+            for view in views
+        )
+        for name, views in batch['sensors'].items()
+        if present[name][0]
+    }
+    return {'sensors': sensors, 'mask': batch['mask'][0].cpu()}
+
+
+def segmentation_scores(confusion: Tensor) -> dict[str, Tensor]:
+    """Scores of a confusion matrix.
+
+    Args:
+        confusion: ``(K, K)`` counts, truth in rows and prediction in columns.
+
+    Returns:
+        ``iou`` ``(K,)``, NaN for a class that neither occurs nor is predicted; ``miou`` ``()``, the
+        mean over the classes that occur in the truth; ``accuracy`` ``()``, the share of pixels that
+        are right.
+    """
+    counts = confusion.double()
+    hits, truth, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
+    iou = hits / (truth + predicted - hits)
+    return {
+        'iou': iou.float(),
+        'miou': iou[truth > 0].mean().float(),
+        'accuracy': (hits.sum() / counts.sum()).float(),
+    }
