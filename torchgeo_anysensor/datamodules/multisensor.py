@@ -4,12 +4,12 @@
 """Batches of a multi-sensor dataset, split by ground."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.samplers import GeoSampler
 
@@ -48,7 +48,7 @@ class MultiSensorDataModule(BaseDataModule):
         """
         super().__init__(MultiSensorDataset, batch_size, num_workers)
         self.aug = _identity
-        self.dataset = dataset  # type: ignore[assignment]
+        self.scenes = dataset
         self.size = size
         self.split = split
         self.length = length
@@ -64,7 +64,7 @@ class MultiSensorDataModule(BaseDataModule):
         Raises:
             ValueError: If a split that the stage needs has room for no patch.
         """
-        ground = self.split(self.dataset)  # type: ignore[arg-type]
+        ground = self.split(self.scenes)
         needed = {
             'fit': ('train', 'val'),
             'validate': ('val',),
@@ -75,9 +75,9 @@ class MultiSensorDataModule(BaseDataModule):
             roi = getattr(ground, name)
             try:
                 self.samplers[name] = (
-                    AlignedPatchSampler(self.dataset, size=self.size, length=self.length, roi=roi)
+                    AlignedPatchSampler(self.scenes, size=self.size, length=self.length, roi=roi)
                     if name == 'train'
-                    else AlignedGridSampler(self.dataset, size=self.size, roi=roi)
+                    else AlignedGridSampler(self.scenes, size=self.size, roi=roi)
                 )
             except ValueError as error:
                 raise ValueError(
@@ -96,7 +96,7 @@ class MultiSensorDataModule(BaseDataModule):
                 'use a smaller batch_size or a larger length'
             )
         return DataLoader(
-            self.dataset,  # type: ignore[arg-type]
+            cast(Dataset[Any], self.scenes),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
@@ -139,7 +139,7 @@ class MultiSensorDataModule(BaseDataModule):
 
     def plot(self, *args: Any, **kwargs: Any) -> Figure:
         """Draw a sample; see :meth:`MultiSensorDataset.plot`."""
-        return self.dataset.plot(*args, **kwargs)  # type: ignore[union-attr]
+        return self.scenes.plot(*args, **kwargs)
 
 
 def _identity(batch: Any) -> Any:

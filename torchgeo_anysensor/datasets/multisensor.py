@@ -11,7 +11,6 @@ import pandas as pd
 import shapely
 import torch
 from geopandas import GeoDataFrame
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from pyproj import CRS as PROJ_CRS
 from rasterio.crs import CRS
@@ -20,8 +19,9 @@ from torchgeo.datasets.utils import GeoSlice
 
 from ..types import MultiSensorSample, SensorSample
 from .labels import LabelDataset
+from .plot import draw_panels, true_color
 from .read import Grid, Lattice
-from .sensor import SensorDataset, true_color
+from .sensor import SensorDataset
 
 Combination = dict[str, tuple[str, ...]]
 
@@ -89,6 +89,7 @@ class MultiSensorDataset(GeoDataset):
         sizes = [member.res[0] for members in self.datasets.values() for member in members]
         sizes += [labels.grid_res] if labels is not None and labels.grid_res else []
         self.step = _common_multiple(sizes)
+        self._res = self.reference.res
         self.index = self._match()
 
     # -- index ---------------------------------------------------------------------------------
@@ -133,11 +134,6 @@ class MultiSensorDataset(GeoDataset):
         }
         intervals = pd.IntervalIndex([row[0] for row in rows], closed='both', name='datetime')
         return GeoDataFrame(data, index=intervals, geometry=[row[1] for row in rows], crs=crs)
-
-    @property
-    def res(self) -> tuple[float, float]:
-        """Pixel size of the reference sensor's finest grid."""
-        return self.reference.res
 
     def lattice(self, position: int) -> Lattice:
         """Points to which the patches of one combination snap.
@@ -234,18 +230,7 @@ class MultiSensorDataset(GeoDataset):
         Returns:
             The figure.
         """
-        panels = list(self._panels(sample))
-        fig, axes = plt.subplots(
-            ncols=len(panels), squeeze=False, figsize=(4 * len(panels), 4), layout='constrained'
-        )
-        for ax, (title, panel) in zip(axes[0], panels):
-            ax.imshow(panel, interpolation='nearest')
-            ax.axis('off')
-            if show_titles:
-                ax.set_title(title)
-        if suptitle is not None:
-            fig.suptitle(suptitle)
-        return fig
+        return draw_panels(self._panels(sample), show_titles=show_titles, suptitle=suptitle)
 
     def _panels(self, sample: Any) -> Iterator[tuple[str, Any]]:
         """Titles and pictures of a sample."""
@@ -281,10 +266,11 @@ def _common_multiple(sizes: Sequence[float]) -> float:
     """Least common multiple of pixel sizes, to the millimetre.
 
     Raises:
-        ValueError: If it is longer than 10 km: the sizes have no useful one.
+        ValueError: If it is longer than 10 km, or a size is below a millimetre: the sizes have no
+            useful one.
     """
     multiple = math.lcm(*(round(size * 1000) for size in sizes)) / 1000
-    if multiple > 10_000:
+    if not 0 < multiple <= 10_000:  # 0: a size in degrees
         raise ValueError(
             f'pixel sizes {sorted(set(sizes))} m have no common multiple below 10 km; '
             'give the dataset with the odd one another res'

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import shapely
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pyproj import CRS as PROJ_CRS
@@ -33,6 +32,7 @@ from ..sensors import QA, Band, Sensor
 from ..types import SensorSample
 from .collate import concat_views, merge_views
 from .index import Acquisition, build_index, complete, find_acquisitions
+from .plot import draw_panels, true_color
 from .read import Grid, Lattice, read
 
 _CELSIUS_TO_KELVIN = 273.15
@@ -186,14 +186,13 @@ class SensorDataset(RasterDataset):
             max(1, round((y.stop - y.start) / y.step)),
         )
         paths = iter(rows.filepath)
-        sample = self.view(next(paths), grid)
+        sample: dict[str, Any] = dict(self.view(next(paths), grid))
         for path in paths:
             if sample['valid'].all():
                 break
-            sample = cast(SensorSample, merge_views([dict(sample), dict(self.view(path, grid))]))
+            sample = merge_views([sample, dict(self.view(path, grid))])
         sample['bounds'] = self._slice_to_tensor((x, y, t)).float()
-        out = dict(sample)
-        return self.transforms(out) if self.transforms is not None else out
+        return self.transforms(sample) if self.transforms is not None else sample
 
     def view(self, path: str, grid: Grid) -> SensorSample:
         """Read one acquisition on one grid.
@@ -211,13 +210,16 @@ class SensorDataset(RasterDataset):
             valid &= self._read_quality(acquisition, grid)
         image = self._to_units(dn, acquisition) if self.calibrate else dn
         image = np.where(valid, image, np.float32(0))
+        facts = self._band_facts(acquisition)
         left, bottom, right, top = grid.bounds
         start, stop = acquisition.start.timestamp(), acquisition.stop.timestamp()
         patch = [left, right, grid.xres, bottom, top, grid.yres, start, stop, 1]
         return {
             'image': torch.from_numpy(image),
             'valid': torch.from_numpy(valid),
-            **self._band_facts(acquisition),
+            'wavelength': facts['wavelength'],
+            'bandwidth': facts['bandwidth'],
+            'gsd': facts['gsd'],
             'res': torch.tensor(grid.xres, dtype=torch.float32),
             't': torch.tensor(acquisition.time.timestamp(), dtype=torch.float64),
             'dx': torch.tensor(0.0),
@@ -372,32 +374,4 @@ class SensorDataset(RasterDataset):
         order = [self.bands.index(band) for band in self.rgb_bands]
         panels = [(self.sensor.title, true_color(sample['image'][order], sample['valid']))]
         panels += [(key, sample[key]) for key in ('mask', 'prediction') if key in sample]
-        fig, axes = plt.subplots(
-            ncols=len(panels), squeeze=False, figsize=(4 * len(panels), 4), layout='constrained'
-        )
-        for ax, (title, panel) in zip(axes[0], panels):
-            ax.imshow(panel, interpolation='nearest')
-            ax.axis('off')
-            if show_titles:
-                ax.set_title(title)
-        if suptitle is not None:
-            fig.suptitle(suptitle)
-        return fig
-
-
-def true_color(rgb: Tensor, valid: Tensor) -> Tensor:
-    """Stretch reflectance to a picture.
-
-    Args:
-        rgb: ``(3, H, W)``.
-        valid: ``(H, W)`` bool.
-
-    Returns:
-        ``(H, W, 3)`` in 0-1, stretched between the 2nd and 98th percentile of what is valid.
-    """
-    values = rgb[:, valid]
-    if values.numel() == 0:
-        return torch.full((*valid.shape, 3), 0.5)
-    low, high = np.quantile(values.numpy(), (0.02, 0.98))
-    picture = ((rgb - low) / max(high - low, 1e-6)).clamp(0, 1)
-    return torch.where(valid, picture, torch.tensor(0.5)).permute(1, 2, 0)
+        return draw_panels(panels, show_titles=show_titles, suptitle=suptitle)

@@ -145,8 +145,8 @@ class StackDataset(SensorDataset):
         """
         assert self.qa is not None, 'the caller checks'
         assert self._qa_regex is not None, 'the caller checks'
-        single = isinstance(self.paths, str | os.PathLike)
-        roots = [self.paths] if single else list(self.paths)  # type: ignore[arg-type]
+        paths = self.paths
+        roots = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         quality = find_acquisitions(
             sorted({file for root in roots for file in find_files(root, '*')}),
             filename_regex=self._qa_regex,

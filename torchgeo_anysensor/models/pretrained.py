@@ -28,11 +28,12 @@ def describe(module: Any) -> Any:
     Returns:
         The description, of plain values; anything else comes back as it is.
     """
-    if isinstance(module, nn.Module) and hasattr(module, 'init_args'):
+    init_args = getattr(module, 'init_args', None)
+    if isinstance(module, nn.Module) and isinstance(init_args, dict):
         kind = type(module)
         return {
             'class_path': f'{kind.__module__}.{kind.__qualname__}',
-            'init_args': dict(module.init_args),
+            'init_args': dict(init_args),
         }
     if inspect.isclass(module) or inspect.isfunction(module):
         return {'class_path': f'{module.__module__}.{module.__qualname__}'}

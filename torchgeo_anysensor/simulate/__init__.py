@@ -1,4 +1,9 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""TODO."""
+"""Simulated scenes with known truth, written as the agencies write their products."""
+
+from .campaign import simulate_scenes
+from .classes import LAND_COVER, LandCover
+
+__all__ = ('LAND_COVER', 'LandCover', 'simulate_scenes')

@@ -77,9 +77,8 @@ class SegmentationProbe(SensorTask):
         self.token_m = token_m
         if freeze:
             self.encoder.requires_grad_(False)
-        confusion = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
-        self.val_confusion = confusion
-        self.test_confusion = confusion.clone()
+        self.val_confusion = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
+        self.test_confusion = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
 
     def train(self, mode: bool = True) -> 'SegmentationProbe':
         """Keep a frozen encoder in evaluation mode."""
@@ -183,7 +182,7 @@ class SegmentationProbe(SensorTask):
         """Send a picture of the first sample to TensorBoard, if that is the logger."""
         datamodule = getattr(self.trainer, 'datamodule', None)
         boards = [log for log in self.trainer.loggers if isinstance(log, TensorBoardLogger)]
-        if not boards or not hasattr(datamodule, 'plot') or not self.trainer.is_global_zero:
+        if datamodule is None or not boards or not self.trainer.is_global_zero:
             return
         figure = datamodule.plot(_first_sample(batch) | {'prediction': prediction[0].cpu()})
         for board in boards:
