@@ -101,16 +101,17 @@ def sensors(args: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {'sensors': sensors, 'simulate': simulate}
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run a command.
+def lightning_cli(args: Sequence[str] | None = None, *, run: bool = True) -> AnySensorCLI:
+    """Make the objects that a config names, and run the command.
 
     Args:
-        args: Of the command line; by default those of the process.
+        args: Of the command line, the command first if it is to run; by default the process's.
+        run: Run the command; otherwise ``model``, ``datamodule`` and ``trainer`` of what is
+            returned are yours to use.
+
+    Returns:
+        The interface with the objects.
     """
-    words = sys.argv[1:] if args is None else list(args)
-    if words and words[0] in COMMANDS:
-        COMMANDS[words[0]](words[1:])
-        return
     # Allows classes to be referenced by their name alone; heavy, so not for the small commands
     from torchgeo.datamodules import BaseDataModule
     from torchgeo.tasks import BaseTask
@@ -122,7 +123,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     for key, value in _GDAL_DEFAULTS.items():
         os.environ.setdefault(key, value)
-    AnySensorCLI(
+    return AnySensorCLI(
         model_class=BaseTask,
         datamodule_class=BaseDataModule,
         seed_everything_default=0,
@@ -130,8 +131,22 @@ def main(args: Sequence[str] | None = None) -> None:
         subclass_mode_data=True,
         save_config_kwargs={'overwrite': True},
         parser_kwargs={'version': __version__, 'epilog': _COMMANDS_HELP},
-        args=None if args is None else words,
+        args=None if args is None else list(args),
+        run=run,
     )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command.
+
+    Args:
+        args: Of the command line; by default those of the process.
+    """
+    words = sys.argv[1:] if args is None else list(args)
+    if words and words[0] in COMMANDS:
+        COMMANDS[words[0]](words[1:])
+        return
+    lightning_cli(None if args is None else words)
 
 
 if __name__ == '__main__':

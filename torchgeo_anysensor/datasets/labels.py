@@ -20,11 +20,13 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.features import rasterize
 from torch import Tensor
-from torchgeo.datasets import DatasetNotFoundError, GeoDataset
+from torchgeo.datasets import DatasetNotFoundError, GeoDataset, IntersectionDataset
 from torchgeo.datasets.utils import GeoSlice, Path
 
 from ..types import IGNORE_INDEX
+from .collate import concat_views
 from .index import Acquisition, build_index
+from .join import ViewIntersection
 from .read import Grid, open_raster, read
 
 
@@ -43,6 +45,10 @@ class LabelDataset(GeoDataset):
     @abstractmethod
     def mask(self, grid: Grid) -> Tensor:
         """Labels on a grid: ``(H, W)`` int64, :attr:`ignore_index` where there are none."""
+
+    def __and__(self, other: GeoDataset) -> IntersectionDataset:
+        """Intersection on the grid of the labels (see :func:`concat_views`)."""
+        return ViewIntersection(self, other, collate_fn=concat_views)
 
     def __getitem__(self, index: GeoSlice) -> dict[str, Any]:
         """Read a patch of labels.

@@ -3,6 +3,7 @@
 
 """Pixels of one file on one grid, untouched wherever the two grids agree."""
 
+import atexit
 import math
 import os
 from dataclasses import dataclass
@@ -87,6 +88,10 @@ def _open(path: str, pid: int, version: tuple[int, int]) -> DatasetReader:
     # opens its source, maybe a URL, as it is opened
     with rasterio.Env():
         return DatasetReader(path, driver=list(DRIVERS))
+
+
+# GDAL is gone before Python drops the handles: closing them then fails, noisily.
+atexit.register(_open.cache_clear)
 
 
 def read(

@@ -6,7 +6,7 @@
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,27 +18,21 @@ from pyproj import CRS as PROJ_CRS
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from torch import Tensor
-from torchgeo.datasets import (
-    DatasetNotFoundError,
-    GeoDataset,
-    IntersectionDataset,
-    RasterDataset,
-    RGBBandsMissingError,
-    UnionDataset,
-)
+from torchgeo.datasets import DatasetNotFoundError, RasterDataset, RGBBandsMissingError
 from torchgeo.datasets.utils import GeoSlice, Path
 
 from ..sensors import QA, Band, Sensor
 from ..types import SensorSample
-from .collate import concat_views, merge_views
+from .collate import merge_views
 from .index import Acquisition, build_index, complete, find_acquisitions
+from .join import JoinableDataset
 from .plot import draw_panels, true_color
 from .read import Grid, Lattice, read
 
 _CELSIUS_TO_KELVIN = 273.15
 
 
-class SensorDataset(RasterDataset):
+class SensorDataset(JoinableDataset, RasterDataset):
     """Acquisitions of one sensor, read on one of its native grids.
 
     An ordinary TorchGeo dataset: index it with ``ds[x, y, t]`` slices, join it with ``&`` and
@@ -344,14 +338,6 @@ class SensorDataset(RasterDataset):
         return {key: torch.tensor(value, dtype=torch.float32) for key, value in facts.items()}
 
     # -- TorchGeo ------------------------------------------------------------------------------
-
-    def __and__(self, other: GeoDataset) -> IntersectionDataset:
-        """Intersection: the bands of both on this dataset's grid (see :func:`concat_views`)."""
-        return IntersectionDataset(self, other, collate_fn=concat_views)
-
-    def __or__(self, other: GeoDataset) -> UnionDataset:
-        """Union: the first valid pixel wins (see :func:`merge_views`)."""
-        return UnionDataset(self, other, collate_fn=merge_views)
 
     def plot(
         self, sample: dict[str, Any], show_titles: bool = True, suptitle: str | None = None

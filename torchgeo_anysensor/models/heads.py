@@ -98,8 +98,8 @@ class SMPDecoderHead(nn.Module):
         embed_dim: int,
         num_classes: int,
         *,
-        pyramid_channels: int = 256,
-        segmentation_channels: int = 128,
+        pyramid_channels: int = 128,
+        segmentation_channels: int = 64,
         dropout: float = 0.2,
     ) -> None:
         """Make the head.
