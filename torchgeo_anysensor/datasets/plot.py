@@ -56,7 +56,7 @@ def draw_panels(
             classes = np.ma.masked_equal(panel.numpy(), IGNORE_INDEX)
             ax.imshow(classes, cmap='tab10', vmin=0, vmax=9, interpolation='nearest')
         else:
-            ax.imshow(panel, interpolation='nearest')
+            ax.imshow(np.asarray(panel), interpolation='nearest')
         ax.axis('off')
         if show_titles:
             ax.set_title(title)

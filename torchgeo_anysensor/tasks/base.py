@@ -4,6 +4,7 @@
 """What the tasks share: checkpoints of plain values, optimisation, sensors of a batch."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -28,6 +29,12 @@ class SensorTask(BaseTask):
     """Base of the tasks."""
 
     ignore = ()
+
+    def __init__(self) -> None:
+        """Save the hyperparameters; :meth:`describe_modules` makes plain values of the modules."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='Attribute .* is an instance of `nn.Module`')
+            super().__init__()
 
     def configure_models(self) -> None:
         """Do nothing: modules are arguments, and are assigned after ``super().__init__()``."""

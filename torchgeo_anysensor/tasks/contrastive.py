@@ -94,8 +94,18 @@ class CrossSensorContrastive(SensorTask):
         """Encode each sensor of a batch by itself."""
         return {name: encode(self.encoder, views) for name, views in batch['sensors'].items()}
 
-    def _step(self, batch: MultiSensorSample, stage: str) -> Tensor:
-        """Loss of a batch, logged with the retrieval accuracy."""
+    def losses(self, batch: MultiSensorSample) -> dict[str, Tensor]:
+        """Compare the sensors of a batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+
+        Returns:
+            ``loss``, its parts ``patch_loss`` and ``token_loss``, ``retrieval`` and ``chance``.
+
+        Raises:
+            ValueError: If the batch has fewer than two sensors.
+        """
         features = self(batch)
         if len(features) < 2:
             raise ValueError(
@@ -104,22 +114,32 @@ class CrossSensorContrastive(SensorTask):
             )
         present = {name: batch['present'][name].to(self.device) for name in features}
         patches, seen = self._patches(features, present)
-        loss = patch_loss = self.loss(patches, seen)
+        patch_loss = self.loss(patches, seen)
+        token_loss = torch.zeros_like(patch_loss)
         if self.token_weight:
             token_loss = self.loss(*self._tokens(features, present))
-            loss = patch_loss + self.token_weight * token_loss
-            self._log(stage, token_loss=token_loss, batch=batch)
         retrieval = retrieval_accuracy(patches, seen)
-        self._log(stage, batch=batch, patch_loss=patch_loss)
-        self._log(
-            stage,
-            batch=batch,
-            bar=True,
-            loss=loss,
-            retrieval=retrieval.accuracy.nan_to_num(),
-            chance=retrieval.chance.nan_to_num(),
-        )
-        return loss
+        return {
+            'loss': patch_loss + self.token_weight * token_loss,
+            'patch_loss': patch_loss,
+            'token_loss': token_loss,
+            'retrieval': retrieval.accuracy.nan_to_num(),
+            'chance': retrieval.chance.nan_to_num(),
+        }
+
+    def _step(self, batch: MultiSensorSample, stage: str) -> Tensor:
+        """Log what the sensors' comparison gives, and return the loss."""
+        values = self.losses(batch)
+        size = len(next(iter(batch['present'].values())))
+        for key, value in values.items():
+            self.log(
+                f'{stage}_{key}',
+                value,
+                batch_size=size,
+                prog_bar=key in ('loss', 'retrieval', 'chance'),
+                sync_dist=stage != 'train',
+            )
+        return values['loss']
 
     def _patches(
         self, features: Mapping[str, Features], present: Mapping[str, Tensor]
@@ -149,14 +169,6 @@ class CrossSensorContrastive(SensorTask):
             tokens[name] = spread_rows(projected, present[name]).flatten(0, 1)
             seen[name] = spread_rows(f.valid.gather(1, own), present[name]).flatten()
         return tokens, seen
-
-    def _log(
-        self, stage: str, *, batch: MultiSensorSample, bar: bool = False, **values: Tensor
-    ) -> None:
-        """Log values under the name of the stage."""
-        size = len(next(iter(batch['present'].values())))
-        named = {f'{stage}_{key}': value for key, value in values.items()}
-        self.log_dict(named, batch_size=size, prog_bar=bar, sync_dist=stage != 'train')
 
 
 def _projection(dim: int, out_dim: int) -> nn.Sequential:

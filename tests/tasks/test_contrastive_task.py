@@ -1,0 +1,190 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Pretraining learns, copes with absent sensors, and writes checkpoints that stand alone."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from torchgeo_anysensor.datasets import MultiSensorDataset, collate_sensors
+from torchgeo_anysensor.losses import CrossSensorInfoNCE
+from torchgeo_anysensor.models import anysensor_vit_tiny, encode
+from torchgeo_anysensor.models.pretrained import build_encoder, load_encoder
+from torchgeo_anysensor.samplers import AlignedPatchSampler
+from torchgeo_anysensor.tasks import CrossSensorContrastive
+
+
+def make_task(**options):
+    torch.manual_seed(0)
+    return CrossSensorContrastive(anysensor_vit_tiny(depth=1, token_m=60), **options)
+
+
+@pytest.fixture(scope='module')
+def batch(demo_sensors):
+    dataset = MultiSensorDataset(demo_sensors, tolerance=3)
+    sampler = AlignedPatchSampler(dataset, size=240, length=6, seed=0)
+    return collate_sensors([dataset[index] for index in sampler])
+
+
+def drop_rows(batch, sensor, rows):
+    """The batch as if a sensor had not seen some samples."""
+    keep = torch.ones(len(batch['present'][sensor]), dtype=torch.bool)
+    keep[rows] = False
+    views = []
+    for view in batch['sensors'][sensor]:
+        shared = ('wavelength', 'bandwidth', 'gsd', 'res')
+        views.append({k: v if k in shared else v[keep] for k, v in view.items()})
+    return {
+        'sensors': batch['sensors'] | {sensor: tuple(views)},
+        'present': batch['present'] | {sensor: keep},
+    }
+
+
+def fit(task, batch, folder, *, steps):
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator='cpu',
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(task, DataLoader([batch] * steps, batch_size=None))
+    return trainer
+
+
+def test_training_makes_sensors_agree(batch, tmp_path):
+    task = make_task(lr=3e-3)
+    with torch.no_grad():
+        before = float(task.losses(batch)['loss'])
+    fit(task, batch, tmp_path, steps=12)
+    with torch.no_grad():
+        assert float(task.losses(batch)['loss']) < 0.9 * before
+
+
+def test_loss_is_the_loss_of_the_projected_patches(batch):
+    task = make_task(token_weight=0.0, min_valid=0.0).eval()
+    pooled = {
+        name: task.patch_projection(encode(task.encoder, views).pooled)
+        for name, views in batch['sensors'].items()
+    }
+    assert torch.allclose(task.losses(batch)['loss'], CrossSensorInfoNCE()(pooled), atol=1e-5)
+
+
+def test_absent_rows_take_no_part(batch):
+    task = make_task(token_weight=0.0, min_valid=0.0).eval()
+    fewer = drop_rows(batch, 'landsat_c2l2', [0, 3])
+    both = torch.tensor([1, 2, 4, 5])
+    alone = {
+        'sensors': {
+            name: tuple(
+                {
+                    k: v if k in ('wavelength', 'bandwidth', 'gsd', 'res') else v[both]
+                    for k, v in view.items()
+                }
+                for view in views
+            )
+            for name, views in batch['sensors'].items()
+        },
+        'present': {name: p[both] for name, p in batch['present'].items()},
+    }
+    assert torch.allclose(task.losses(fewer)['loss'], task.losses(alone)['loss'], atol=1e-5)
+
+
+def test_clouded_sensor_counts_as_absent(batch):
+    clouded = drop_rows(batch, 'landsat_c2l2', [])
+    (view,) = clouded['sensors']['landsat_c2l2']
+    view['valid'] = view['valid'].clone()
+    view['valid'][0] = False
+    task = make_task(token_weight=0.0, min_valid=0.01).eval()
+    without = drop_rows(batch, 'landsat_c2l2', [0])
+    assert torch.allclose(task.losses(clouded)['loss'], task.losses(without)['loss'], atol=1e-5)
+
+
+def test_tokens_are_compared_at_the_same_place(batch):
+    task = make_task().eval()
+    features = task(batch)
+    marked = {
+        name: f._replace(tokens=torch.arange(16.0)[None, :, None].expand_as(f.tokens))
+        for name, f in features.items()
+    }
+    task.token_projection = torch.nn.Identity()
+    fewer = drop_rows(batch, 'landsat_c2l2', [2])
+    name = 'landsat_c2l2'
+    marked[name] = marked[name]._replace(
+        tokens=marked[name].tokens[1:], valid=marked[name].valid[1:]
+    )
+    tokens, seen = task._tokens(marked, fewer['present'])
+    together = seen['sentinel2_l2a'] & seen[name]
+    assert together.any()
+    assert torch.equal(tokens['sentinel2_l2a'][together], tokens[name][together])
+
+
+def test_one_sensor_is_no_contrast(batch):
+    single = {
+        'sensors': {'landsat_c2l2': batch['sensors']['landsat_c2l2']},
+        'present': {'landsat_c2l2': batch['present']['landsat_c2l2']},
+    }
+    with pytest.raises(ValueError, match=r"contrast needs two sensors, the batch has .'landsat"):
+        make_task().losses(single)
+
+
+@pytest.fixture
+def checkpoint(batch, tmp_path):
+    task = make_task()
+    trainer = fit(task, batch, tmp_path, steps=1)
+    trainer.save_checkpoint(tmp_path / 'task.ckpt')
+    return task, tmp_path / 'task.ckpt'
+
+
+def test_checkpoint_holds_no_pickled_objects(checkpoint):
+    _, path = checkpoint
+    assert torch.load(path, weights_only=True)['hyper_parameters']['encoder'] == {
+        'class_path': 'torchgeo_anysensor.models.anysensor.AnySensorViT',
+        'init_args': anysensor_vit_tiny(depth=1, token_m=60).init_args,
+    }
+
+
+def test_task_rebuilds_itself_from_its_checkpoint(checkpoint):
+    task, path = checkpoint
+    again = CrossSensorContrastive.load_from_checkpoint(path)
+    for key, value in task.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+    assert again.hparams['lr'] == task.hparams['lr']
+
+
+def test_encoder_comes_out_of_the_checkpoint(checkpoint, batch):
+    task, path = checkpoint
+    views = batch['sensors']['sentinel2_l2a']
+    with torch.no_grad():
+        expected = encode(task.encoder.eval(), views)
+        assert torch.equal(encode(load_encoder(path), views).tokens, expected.tokens)
+
+
+def test_missing_checkpoint_says_how_to_make_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'none\.ckpt: no such checkpoint. Pretrain first'):
+        load_encoder(tmp_path / 'none.ckpt')
+
+
+def test_checkpoint_of_something_else_is_refused(tmp_path):
+    torch.save({'state_dict': {}}, tmp_path / 'other.ckpt')
+    with pytest.raises(ValueError, match='does not describe an encoder'):
+        load_encoder(tmp_path / 'other.ckpt')
+
+
+def test_checkpoint_cannot_import_a_module():
+    with pytest.raises(ValueError, match='import antigravity first if you trust it'):
+        build_encoder({'class_path': 'antigravity.Encoder'})
+
+
+def test_checkpoint_cannot_name_something_else():
+    with pytest.raises(TypeError, match='not a SensorEncoder'):
+        build_encoder(
+            {
+                'class_path': 'torchgeo_anysensor.models.LinearHead',
+                'init_args': {'embed_dim': 4, 'num_classes': 2},
+            }
+        )

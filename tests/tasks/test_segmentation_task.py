@@ -1,0 +1,154 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""The probe scores right, keeps a frozen encoder frozen, and stands alone."""
+
+import math
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from torchgeo_anysensor.datasets import LabelRaster, MultiSensorDataset, collate_sensors
+from torchgeo_anysensor.models import LinearHead, SMPDecoderHead, anysensor_vit_tiny, encode
+from torchgeo_anysensor.samplers import AlignedPatchSampler
+from torchgeo_anysensor.tasks import CrossSensorContrastive, SegmentationProbe
+from torchgeo_anysensor.tasks.base import joint_views
+from torchgeo_anysensor.tasks.segmentation import segmentation_scores
+from torchgeo_anysensor.types import IGNORE_INDEX
+
+CLASSES = [f'class {number}' for number in range(10)]
+S2, L8 = 'sentinel2_l2a', 'landsat_c2l2'
+
+
+@pytest.fixture(scope='module')
+def batch(demo, demo_sensors):
+    dataset = MultiSensorDataset(demo_sensors, tolerance=3, labels=LabelRaster(demo / 'landcover'))
+    sampler = AlignedPatchSampler(dataset, size=240, length=4, seed=0)
+    return collate_sensors([dataset[index] for index in sampler])
+
+
+def make_probe(**options):
+    torch.manual_seed(0)
+    options.setdefault('encoder', anysensor_vit_tiny(depth=1, token_m=60))
+    return SegmentationProbe(classes=CLASSES, **options)
+
+
+def make_trainer(folder, steps=1):
+    return Trainer(
+        max_steps=steps,
+        accelerator='cpu',
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+
+
+def loader(batch, n=1):
+    return DataLoader([batch] * n, batch_size=None)
+
+
+def test_scores_by_hand():
+    # Truth in rows: class 0 is hit 3 of 4 times, class 1 once of 2, class 2 never occurs
+    scores = segmentation_scores(torch.tensor([[3, 1, 0], [0, 1, 1], [0, 0, 0]]))
+    assert scores['iou'].tolist() == pytest.approx([3 / 4, 1 / 3, 0])
+    assert float(scores['miou']) == pytest.approx((3 / 4 + 1 / 3) / 2)
+    assert float(scores['accuracy']) == pytest.approx(4 / 6)
+
+
+def test_class_that_neither_occurs_nor_is_predicted_has_no_iou():
+    assert math.isnan(segmentation_scores(torch.tensor([[1, 0], [0, 0]]))['iou'][1])
+
+
+def test_pixels_without_label_count_nowhere(batch):
+    probe = make_probe()
+    ignored = dict(batch) | {'mask': torch.full_like(batch['mask'], IGNORE_INDEX)}
+    half = dict(batch) | {'mask': batch['mask'].clone()}
+    half['mask'][:, :12] = IGNORE_INDEX
+    assert float(probe._loss(probe(ignored), ignored['mask'])) == 0
+    logits = probe(half)
+    assert torch.allclose(
+        probe._loss(logits, half['mask']), probe._loss(logits[:, :, 12:], half['mask'][:, 12:])
+    )
+    probe.test_step(half, 0)
+    assert int(probe.test_confusion.compute().sum()) == half['mask'][:, 12:].numel()
+
+
+@pytest.mark.parametrize('freeze', [True, False])
+def test_frozen_encoder_stays_and_free_one_moves(batch, tmp_path, freeze):
+    probe = make_probe(freeze=freeze)
+    before = {key: value.clone() for key, value in probe.encoder.state_dict().items()}
+    make_trainer(tmp_path, 2).fit(probe, loader(batch, 2))
+    moved = [
+        key for key, value in probe.encoder.state_dict().items() if not value.equal(before[key])
+    ]
+    assert bool(moved) is not freeze
+    assert not probe.head.classify.weight.equal(make_probe(freeze=freeze).head.classify.weight)
+    if freeze:
+        probe.train()
+        assert not probe.encoder.training
+
+
+def test_probe_learns(batch, tmp_path):
+    probe = make_probe(lr=3e-2)
+    before = float(probe._loss(probe(batch), batch['mask']))
+    make_trainer(tmp_path, 10).fit(probe, loader(batch, 10))
+    assert float(probe._loss(probe(batch), batch['mask'])) < 0.9 * before
+
+
+def test_map_lies_on_the_grid_of_the_mask(batch):
+    for head in (LinearHead, SMPDecoderHead):
+        assert make_probe(head=head)(batch).shape == (4, 10, 24, 24)
+
+
+def test_trained_on_one_sensor_and_tested_on_another(batch, tmp_path):
+    probe = make_probe(train_sensors=[S2], test_sensors=[L8]).eval()
+    seen = []
+    original = probe.encoder.forward
+    probe.encoder.forward = lambda views, **k: (
+        seen.append([v['image'].shape[1] for v in views]) or original(views, **k)
+    )
+    trainer = make_trainer(tmp_path)
+    trainer.fit(probe, loader(batch))
+    trainer.test(probe, loader(batch), verbose=False)
+    assert seen == [[4, 6], [7]]  # bands of the 10 m and 20 m grids; of Landsat
+
+
+def test_absent_sensor_is_passed_over(batch):
+    encoder = anysensor_vit_tiny(depth=1, token_m=60).eval()
+    keep = torch.tensor([True, False, True, True])
+    (view,) = batch['sensors'][L8]
+    shared = ('wavelength', 'bandwidth', 'gsd', 'res')
+    fewer = {k: v if k in shared else v[keep] for k, v in view.items()}
+    sensors = batch['sensors'] | {L8: (fewer,)}
+    present = batch['present'] | {L8: keep}
+    with torch.no_grad():
+        joint = encode(encoder, joint_views(sensors, present, [S2, L8])).tokens
+        whole = encode(encoder, [*batch['sensors'][S2], view]).tokens
+        alone = encode(encoder, batch['sensors'][S2]).tokens
+    assert torch.allclose(joint[keep], whole[keep], atol=1e-5)
+    assert torch.allclose(joint[~keep], alone[~keep], atol=1e-5)
+
+
+def test_unknown_sensor_is_said(batch):
+    with pytest.raises(ValueError, match=r"none of the sensors \['sentinel1'\] is in the batch"):
+        make_probe()(batch, sensors=['sentinel1'])
+
+
+def test_probe_loads_what_pretraining_wrote_and_then_stands_alone(batch, tmp_path):
+    pretraining = CrossSensorContrastive(anysensor_vit_tiny(depth=1, token_m=60))
+    trainer = make_trainer(tmp_path)
+    trainer.fit(pretraining, loader(batch))
+    trainer.save_checkpoint(tmp_path / 'encoder.ckpt')
+    probe = make_probe(encoder=str(tmp_path / 'encoder.ckpt'), head=SMPDecoderHead)
+    for key, value in pretraining.encoder.state_dict().items():
+        assert torch.equal(value, probe.encoder.state_dict()[key])
+    trainer = make_trainer(tmp_path)
+    trainer.fit(probe, loader(batch))
+    trainer.save_checkpoint(tmp_path / 'probe.ckpt')
+    (tmp_path / 'encoder.ckpt').unlink()
+    again = SegmentationProbe.load_from_checkpoint(tmp_path / 'probe.ckpt').eval()
+    assert torch.allclose(again(batch), probe.eval()(batch), atol=1e-6)

@@ -1,0 +1,164 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""The commands, and every config in conf/ trained through them."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from torchgeo_anysensor import __version__, simulate
+from torchgeo_anysensor.main import main
+from torchgeo_anysensor.sensors import SENSORS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / 'conf').rglob('*.yaml'))
+SHORT = [
+    '--trainer.max_epochs=1',
+    '--trainer.check_val_every_n_epoch=1',
+    '--trainer.limit_train_batches=1',
+    '--trainer.limit_val_batches=1',
+    '--trainer.limit_test_batches=1',
+    '--trainer.enable_progress_bar=false',
+    '--trainer.accelerator=cpu',
+    '--data.init_args.batch_size=2',
+]
+SMALL_BLOCKS = ['--data.init_args.split.size=300', '--data.init_args.split.buffer=0']
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, demo):
+    """A folder with demo scenes where the configs expect them."""
+    place = tmp_path / 'checkout'
+    (place / 'data').mkdir(parents=True)
+    (place / 'data' / 'demo').symlink_to(demo)
+    monkeypatch.chdir(place)
+    return place
+
+
+def scores(folder):
+    """Last value of each column of the newest metrics."""
+    newest = max(Path(folder).glob('csv/*/metrics.csv'), key=os.path.getmtime)
+    found = {}
+    for row in csv.DictReader(newest.open()):
+        found |= {key: float(value) for key, value in row.items() if value}
+    return found
+
+
+def test_main_job_then_probe_then_test_on_another_sensor(workplace):
+    main(['fit', '--config', str(ROOT / 'conf/pretrain.yaml'), *SHORT, *SMALL_BLOCKS])
+    assert {'val_loss', 'val_retrieval', 'val_chance'} <= scores('logs/pretrain').keys()
+    probe = ['--config', str(ROOT / 'conf/probe.yaml'), *SHORT, *SMALL_BLOCKS]
+    main(['fit', *probe])
+    found = scores('logs/probe')
+    assert {'val_miou', 'val_accuracy'} <= found.keys()
+    assert any(key.startswith('val_iou/') for key in found)
+    assert any(b'val/first' in p.read_bytes() for p in Path('logs/probe').rglob('events*'))
+    other = ['--model.init_args.test_sensors=[landsat_c2l2]']
+    main(['test', *probe, *other, '--ckpt_path', 'logs/probe/probe.ckpt'])
+    assert 'test_miou' in scores('logs/probe')
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
+def test_config_names_no_absolute_path(config):
+    text = config.read_text()
+    assert not any(f'{mark}/' in text for mark in (': ', '~', '[', "'"))
+    assert yaml.safe_load(text)['seed_everything'] == 0
+
+
+@pytest.mark.parametrize(
+    'config', [c for c in CONFIGS if c.parent.name == 'examples'], ids=lambda p: p.stem
+)
+def test_example_trains_on_real_data(config, workplace, shared_data):
+    (workplace.parent / 'shared').mkdir()
+    (workplace.parent / 'shared' / 'data').symlink_to(shared_data)
+    untrained = {
+        'class_path': 'torchgeo_anysensor.models.anysensor_vit_tiny',
+        'init_args': {'depth': 1},
+    }
+    args = ['fit', '--config', str(config), *SHORT]
+    if 'probe' in config.stem:
+        args += [f'--model.init_args.encoder={untrained}']
+    main(args)
+    found = scores(f'logs/{config.stem}')
+    assert ('val_miou' if 'probe' in config.stem else 'val_retrieval') in found
+    assert list(Path('logs', config.stem).glob('*.ckpt'))
+
+
+def test_missing_demo_scenes_are_written_first(workplace, demo, monkeypatch, capsys):
+    os.remove('data/demo')
+    asked = []
+
+    def fake(root, **options):
+        asked.append(options)
+        os.symlink(demo, root)
+
+    monkeypatch.setattr(simulate, 'simulate_scenes', fake)
+    config = str(ROOT / 'conf/pretrain.yaml')
+    main(['fit', '--config', config, *SHORT, *SMALL_BLOCKS])
+    main(['fit', '--config', config, *SHORT, *SMALL_BLOCKS])
+    assert len(asked) == 1
+    printed = capsys.readouterr().out
+    assert 'No data in data/demo: writing simulated scenes there' in printed
+    assert 'Wrote' in printed
+
+
+def test_probe_without_pretraining_says_what_to_do(workplace):
+    with pytest.raises((FileNotFoundError, ValueError), match='Pretrain first'):
+        main(['fit', '--config', str(ROOT / 'conf/probe.yaml'), *SHORT, *SMALL_BLOCKS])
+
+
+def test_sensors_prints_all(capsys):
+    main(['sensors'])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in SENSORS)
+
+
+@pytest.mark.parametrize('name', SENSORS)
+def test_sensors_prints_the_bands_of_one(name, capsys):
+    main(['sensors', name])
+    printed = capsys.readouterr().out
+    assert all(band in printed for band in SENSORS[name].band_names)
+
+
+def test_unknown_sensor_is_said(capsys):
+    with pytest.raises(SystemExit):
+        main(['sensors', 'sentinel2_l2'])
+    assert 'sentinel2_l2a' in capsys.readouterr().err
+
+
+def test_simulate_writes_and_refuses_what_is_there(tmp_path, capsys, monkeypatch):
+    made = []
+    monkeypatch.setattr(simulate, 'simulate_scenes', lambda root, **k: made.append((root, k)))
+    main(['simulate', str(tmp_path / 'new'), '--seed', '4', '--places', '1'])
+    assert made == [(tmp_path / 'new', {'seed': 4, 'places': 1})]
+    monkeypatch.undo()
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'file').touch()
+    with pytest.raises(SystemExit):
+        main(['simulate', str(tmp_path / 'full')])
+    assert str(tmp_path / 'full') in capsys.readouterr().err
+
+
+def test_module_runs():
+    done = subprocess.run(
+        [sys.executable, '-m', 'torchgeo_anysensor', '--version'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert __version__ in done.stdout
+
+
+def test_settings_of_the_user_stay(workplace, monkeypatch):
+    monkeypatch.setenv('GDAL_DISABLE_READDIR_ON_OPEN', 'FALSE')
+    monkeypatch.delenv('AWS_NO_SIGN_REQUEST', raising=False)
+    with pytest.raises(SystemExit):
+        main(['fit', '--help'])
+    assert os.environ['GDAL_DISABLE_READDIR_ON_OPEN'] == 'FALSE'
+    assert 'AWS_NO_SIGN_REQUEST' not in os.environ
