@@ -26,12 +26,16 @@ from torch import Tensor
 from torchgeo_anysensor.datamodules import MultiSensorDataModule
 from torchgeo_anysensor.datasets import collate_sensors
 from torchgeo_anysensor.main import AnySensorCLI, lightning_cli
+from torchgeo_anysensor.models import encode
+from torchgeo_anysensor.models.heads import as_map
 from torchgeo_anysensor.samplers import AlignedGridSampler
-from torchgeo_anysensor.tasks.segmentation import segmentation_scores
+from torchgeo_anysensor.tasks import SegmentationProbe
+from torchgeo_anysensor.tasks.segmentation import seen_labels, segmentation_scores
 from torchgeo_anysensor.types import IGNORE_INDEX
 
 OUT = Path('logs/results.jsonl')
 SEEDS = (0, 1, 2)
+KEEP = 0.2  # share of the training pixels that a regression sees, drawn at random
 UNTRAINED = {
     'class_path': 'torchgeo_anysensor.models.anysensor_vit_tiny',
     'init_args': {'depth': 4},
@@ -53,7 +57,6 @@ class Experiment:
 SIMULATED = 'conf/pretrain.yaml'
 EXAMPLES = 'conf/examples'
 EXPERIMENTS = (
-    Experiment('simulated', 'conf/probe.yaml', S2, (S2, L8), SIMULATED),
     Experiment(
         'WorldCereal',
         f'{EXAMPLES}/worldcereal_probe.yaml',
@@ -61,22 +64,18 @@ EXPERIMENTS = (
         (S2, L8),
         f'{EXAMPLES}/worldcereal_pretrain.yaml',
     ),
-    Experiment(
-        'WorldCereal',
-        f'{EXAMPLES}/worldcereal_probe.yaml',
-        L8,
-        (L8, S2),
-        f'{EXAMPLES}/worldcereal_pretrain.yaml',
-    ),
     Experiment('Aberystwyth', f'{EXAMPLES}/aberystwyth_probe.yaml', S2, (S2,), SIMULATED),
     Experiment('Zion', f'{EXAMPLES}/zion_probe.yaml', L8_L1, (L8_L1,), SIMULATED),
 )
-PROBES = {  # method: (pretrained, frozen)
+PROBES = {  # method: (pretrained, frozen); the task, trained as its config says
     'pretrained, frozen': (True, True),
     'untrained, frozen': (False, True),
     'pretrained, fine-tuned': (True, False),
 }
-FLOORS = ('majority class', 'logistic regression')
+FLOORS = ('majority class', 'logistic regression on bands')
+# The same regression on the frozen tokens, by how the encoder came about (pretrained or not)
+TOKENS = {'on tokens, pretrained': True, 'on tokens, untrained': False}
+METHODS = (*FLOORS, *TOKENS, *PROBES)
 
 
 def cli(config: str, seed: int, folder: Path, **options: object) -> AnySensorCLI:
@@ -95,7 +94,12 @@ def cli(config: str, seed: int, folder: Path, **options: object) -> AnySensorCLI
 
 
 def pretrained(config: str, seed: int) -> str:
-    """Checkpoint of the pretraining with a seed, made if it is not there."""
+    """Checkpoint of a pretraining, made if it is not there.
+
+    On simulated scenes it is made once: no probe's test ground is among them. On real ground it has
+    the probe's seed, and so its split.
+    """
+    seed = 0 if config == SIMULATED else seed
     folder = Path('logs/results') / Path(config).stem / str(seed)
     checkpoint = folder / 'encoder.ckpt'
     if not checkpoint.exists():
@@ -120,33 +124,31 @@ def probe(experiment: Experiment, method: str, seed: int) -> dict[str, dict[str,
     return found
 
 
-def pixels(data: MultiSensorDataModule, split: str, sensor: str) -> tuple[Tensor, Tensor]:
-    """Bands ``(n, C)`` and class ``(n,)`` of all labelled, valid pixels of a split."""
+def pixels(
+    data: MultiSensorDataModule, split: str, sensor: str, *, task: SegmentationProbe, tokens: bool
+) -> tuple[Tensor, Tensor]:
+    """Bands, or frozen tokens, ``(n, C)`` and class ``(n,)`` of the pixels that the sensor saw."""
     ground = getattr(data.split(data.scenes), split)
     xs, ys = [], []
     for index in AlignedGridSampler(data.scenes, size=data.size, roi=ground):
         batch = collate_sensors([data.scenes[index]])
-        mask = batch['mask']
-        views = batch['sensors'][sensor]
-        images = [F.interpolate(view['image'], mask.shape[-2:], mode='nearest') for view in views]
-        valid = [
-            F.interpolate(view['valid'][:, None].float(), mask.shape[-2:], mode='nearest') > 0
-            for view in views
-        ]
-        good = torch.cat(valid, dim=1).all(dim=1) & (mask != IGNORE_INDEX)
-        xs.append(torch.cat(images, dim=1).movedim(1, -1)[good])
-        ys.append(mask[good])
+        views, mask = batch['sensors'][sensor], seen_labels(batch, [sensor])
+        if tokens:
+            with torch.no_grad():
+                maps = [as_map(encode(task.encoder.eval(), views, token_m=task.token_m))]
+        else:
+            maps = [view['image'] for view in views]
+        same = [F.interpolate(x, mask.shape[-2:], mode='nearest') for x in maps]
+        good = mask != IGNORE_INDEX
+        thin = good & (torch.rand(mask.shape) < KEEP) if split == 'train' else good
+        xs.append(torch.cat(same, dim=1).movedim(1, -1)[thin])
+        ys.append(mask[thin])
     return torch.cat(xs), torch.cat(ys)
 
 
-def logistic_regression(
-    x: Tensor, y: Tensor, classes: int, *, most: int = 200_000
-) -> torch.nn.Module:
-    """Fit class weights to standardised bands, with a small ridge, to convergence."""
-    if len(y) > most:  # evenly thinned: the fit does not change in the third digit
-        keep = torch.linspace(0, len(y) - 1, most).long()
-        x, y = x[keep], y[keep]
-    mean, std = x.mean(dim=0), x.std(dim=0)
+def logistic_regression(x: Tensor, y: Tensor, classes: int) -> torch.nn.Module:
+    """Fit class weights to standardised features, with a small ridge, to convergence."""
+    mean, std = x.mean(dim=0), x.std(dim=0) + 1e-6
     linear = torch.nn.Linear(x.shape[1], classes)
     optimizer = torch.optim.LBFGS(linear.parameters(), max_iter=200, line_search_fn='strong_wolfe')
     inputs = (x - mean) / std
@@ -172,45 +174,54 @@ class _Standardise(torch.nn.Module):
         return (x - self.mean) / self.std
 
 
-def floor(experiment: Experiment, method: str, seed: int) -> dict[str, dict[str, float]]:
-    """Score of a floor on the same split, for each sensor that it can be tested with."""
-    made = cli(experiment.config, seed, Path('logs/results/floor'), encoder=UNTRAINED)
+def regressions(
+    experiment: Experiment, methods: tuple[str, ...], seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores of the floors, or of a regression on tokens, for each sensor that they can read."""
+    use_pretrained = TOKENS.get(methods[-1])
+    encoder = pretrained(experiment.pretrain, seed) if use_pretrained else UNTRAINED
+    made = cli(experiment.config, seed, Path('logs/results/floor'), encoder=encoder)
     data, classes = made.datamodule, len(made.model.classes)
-    x, y = pixels(data, 'train', experiment.train)
-    found = {}
+    options = {'task': made.model, 'tokens': methods[-1] in TOKENS}
+    x, y = pixels(data, 'train', experiment.train, **options)
+    majority = int(y.bincount(minlength=classes).argmax())
+    regression = logistic_regression(x, y, classes)
+    found: dict[str, dict[str, dict[str, float]]] = {method: {} for method in methods}
     for sensor in experiment.tests:
-        x_test, y_test = pixels(data, 'test', sensor)
-        if method == 'majority class':
-            prediction = torch.full_like(y_test, int(y.bincount(minlength=classes).argmax()))
-        elif sensor == experiment.train:  # the other sensor has other bands
-            prediction = logistic_regression(x, y, classes)(x_test).argmax(dim=1)
-        else:
-            continue
-        confusion = (y_test * classes + prediction).bincount(minlength=classes**2)
-        scores = segmentation_scores(confusion.view(classes, classes))
-        found[sensor] = {'miou': float(scores['miou']), 'accuracy': float(scores['accuracy'])}
+        x_test, y_test = pixels(data, 'test', sensor, **options)
+        predictions = {'majority class': torch.full_like(y_test, majority)}
+        if x_test.shape[1] == x.shape[1]:  # another sensor has other bands, but the same tokens
+            predictions[methods[-1]] = regression(x_test).argmax(dim=1)
+        for method in set(methods) & predictions.keys():
+            confusion = (y_test * classes + predictions[method]).bincount(minlength=classes**2)
+            scores = segmentation_scores(confusion.view(classes, classes))
+            numbers = {'miou': float(scores['miou']), 'accuracy': float(scores['accuracy'])}
+            found[method][sensor] = numbers
     return found
+
+
+def record(experiment: Experiment, method: str, seed: int, scores: dict) -> None:
+    """Add a finished run."""
+    row = {'experiment': experiment.name, 'train': experiment.train, 'method': method}
+    with OUT.open('a') as file:
+        file.write(json.dumps(row | {'seed': seed, 'scores': scores}) + '\n')
 
 
 def measure() -> None:
     """Run what is missing."""
     OUT.parent.mkdir(exist_ok=True)
     done = {(r['experiment'], r['train'], r['method'], r['seed']) for r in load()}
-    runs = [
-        (method, seed, experiment)
-        for methods in (FLOORS, list(PROBES)[:2], list(PROBES)[2:])  # the slow ones last
-        for seed in SEEDS
-        for experiment in EXPERIMENTS
-        for method in methods
-    ]
-    for method, seed, experiment in runs:
-        if (experiment.name, experiment.train, method, seed) in done:
-            continue
-        scores = (floor if method in FLOORS else probe)(experiment, method, seed)
-        row = {'experiment': experiment.name, 'train': experiment.train}
-        row |= {'method': method, 'seed': seed, 'scores': scores}
-        with OUT.open('a') as file:
-            file.write(json.dumps(row) + '\n')
+    for methods in (FLOORS, *((method,) for method in (*TOKENS, *PROBES))):
+        for seed in SEEDS:
+            for experiment in EXPERIMENTS:
+                if all((experiment.name, experiment.train, m, seed) in done for m in methods):
+                    continue
+                if methods[0] in PROBES:
+                    found = {methods[0]: probe(experiment, methods[0], seed)}
+                else:
+                    found = regressions(experiment, methods, seed)
+                for method, scores in found.items():
+                    record(experiment, method, seed, scores)
 
 
 def load() -> list[dict]:
@@ -228,7 +239,7 @@ def tables() -> str:
     lines = ['| data | train | test | method | seeds | mIoU | accuracy |', '| --- ' * 7 + '|']
     for experiment in EXPERIMENTS:
         for sensor in experiment.tests:
-            for method in (*FLOORS, *PROBES):
+            for method in METHODS:
                 key = experiment.name, experiment.train, sensor, method
                 if key in found:
                     scores = np.array(found[key])

@@ -22,7 +22,7 @@ def test_example_runs(code, tmp_path, monkeypatch, demo, capsys):
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data' / 'demo').symlink_to(demo)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, 'example', 'exec'), {})
+    exec(compile(code, 'example', 'exec'), {})  # noqa: S102
     assert 'torch.Size([8, 64, 192]) (8, 8)' in capsys.readouterr().out
 
 

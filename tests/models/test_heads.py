@@ -55,10 +55,18 @@ def test_tokens_lie_row_by_row():
 
 def test_linear_head_classifies_each_token_by_itself():
     head, given = LinearHead(16, num_classes=3), features((2, 4))
-    logits = head(given, (2, 4))  # no resizing
+    logits = head.eval()(
+        given, (2, 4)
+    )  # no resizing; running statistics of no batch change nothing
     weight, bias = head.classify.weight[:, :, 0, 0], head.classify.bias
     expected = (given.tokens @ weight.T + bias).reshape(2, 2, 4, 3).permute(0, 3, 1, 2)
-    assert_close(logits, expected)
+    assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_linear_head_does_not_mind_the_scale_of_the_tokens():
+    head, given = LinearHead(16, num_classes=3), features((2, 4))
+    scaled = given._replace(tokens=given.tokens * 100 + 7)
+    assert_close(head(scaled, (2, 4)), head(given, (2, 4)), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize('grid', [(8, 8), (7, 9)])

@@ -15,7 +15,7 @@ from torchgeo_anysensor.models import LinearHead, SMPDecoderHead, anysensor_vit_
 from torchgeo_anysensor.samplers import AlignedPatchSampler
 from torchgeo_anysensor.tasks import CrossSensorContrastive, SegmentationProbe
 from torchgeo_anysensor.tasks.base import joint_views
-from torchgeo_anysensor.tasks.segmentation import segmentation_scores
+from torchgeo_anysensor.tasks.segmentation import seen_labels, segmentation_scores
 from torchgeo_anysensor.types import IGNORE_INDEX
 
 CLASSES = [f'class {number}' for number in range(10)]
@@ -74,7 +74,21 @@ def test_pixels_without_label_count_nowhere(batch):
         probe._loss(logits, half['mask']), probe._loss(logits[:, :, 12:], half['mask'][:, 12:])
     )
     probe.test_step(half, 0)
-    assert int(probe.test_confusion.compute().sum()) == half['mask'][:, 12:].numel()
+    seen = seen_labels(half) != IGNORE_INDEX
+    assert int(probe.test_confusion.compute().sum()) == int(seen.sum()) > 0
+
+
+def test_pixels_that_no_sensor_saw_count_nowhere(batch):
+    views = []
+    for view in batch['sensors'][S2]:
+        valid = view['valid'].clone()
+        valid[:, : valid.shape[1] // 2] = False
+        views.append(view | {'valid': valid})
+    clouded = {**batch, 'sensors': {**batch['sensors'], S2: tuple(views)}}
+    assert (seen_labels(clouded, [S2])[:, :12] == IGNORE_INDEX).all()
+    whole = batch['sensors'][L8][0]['valid'].all(dim=2).all(dim=1)
+    assert whole.any()
+    assert torch.equal(seen_labels(clouded, [S2, L8])[whole], batch['mask'][whole])
 
 
 @pytest.mark.parametrize('freeze', [True, False])

@@ -25,7 +25,12 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class LinearHead(nn.Module):
-    """Classify each token by itself; what it can do, the encoder has done."""
+    """Classify each token by itself; what it can do, the encoder has done.
+
+    Tokens are standardised first, by running statistics, as in the linear probe of MAE (He et al.
+    2022, https://arxiv.org/abs/2111.06377): what differs between tokens can be small beside what
+    they share.
+    """
 
     def __init__(self, embed_dim: int, num_classes: int) -> None:
         """Make the head.
@@ -35,6 +40,7 @@ class LinearHead(nn.Module):
             num_classes: Number of classes.
         """
         super().__init__()
+        self.standardise = nn.BatchNorm2d(embed_dim, affine=False)
         self.classify = nn.Conv2d(embed_dim, num_classes, kernel_size=1)
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
@@ -47,7 +53,7 @@ class LinearHead(nn.Module):
         Returns:
             ``(B, K, H, W)``.
         """
-        return _resize(self.classify(as_map(features)), size)
+        return _resize(self.classify(self.standardise(as_map(features))), size)
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -91,7 +97,10 @@ class SimplePyramid(nn.Module):
 
 
 class SMPDecoderHead(nn.Module):
-    """The FPN decoder of segmentation-models-pytorch above a simple feature pyramid."""
+    """The FPN decoder of segmentation-models-pytorch above a simple feature pyramid.
+
+    Tokens are standardised first, as in :class:`LinearHead`.
+    """
 
     def __init__(
         self,
@@ -120,6 +129,7 @@ class SMPDecoderHead(nn.Module):
                 'embed_dim must be a multiple of 4 and segmentation_channels of 32, got '
                 f'{embed_dim=}, {segmentation_channels=}'
             )
+        self.standardise = nn.BatchNorm2d(embed_dim, affine=False)
         self.pyramid = SimplePyramid(embed_dim)
         self.decoder = FPNDecoder(
             encoder_channels=self.pyramid.channels,
@@ -141,6 +151,6 @@ class SMPDecoderHead(nn.Module):
             ``(B, K, H, W)``.
         """
         rows, cols = features.grid
-        x = F.pad(as_map(features), (0, cols % 2, 0, rows % 2), mode='replicate')
+        x = F.pad(self.standardise(as_map(features)), (0, cols % 2, 0, rows % 2), mode='replicate')
         x = self.decoder(self.pyramid(x))[..., : 4 * rows, : 4 * cols]
         return _resize(self.classify(x), size)

@@ -27,7 +27,7 @@ class SegmentationProbe(SensorTask):
 
     Logs the loss, the intersection over union (IoU) of each class, their mean over the classes that
     occur (mIoU) and the overall accuracy, for val and test; during validation also a picture of the
-    image, the truth and the prediction.
+    image, the truth and the prediction. Pixels that no sensor saw (cloud, nodata) count nowhere.
     """
 
     monitor = 'val_miou'
@@ -119,7 +119,8 @@ class SegmentationProbe(SensorTask):
             batch: Of :func:`~..datasets.collate_sensors`, with ``mask``.
             batch_idx: Number of the batch.
         """
-        loss = self._loss(self(batch, sensors=self.train_sensors), batch['mask'])
+        mask = seen_labels(batch, self.train_sensors)
+        loss = self._loss(self(batch, sensors=self.train_sensors), mask)
         self.log('train_loss', loss, batch_size=len(batch['mask']), prog_bar=True)
         return loss
 
@@ -131,9 +132,9 @@ class SegmentationProbe(SensorTask):
             batch_idx: Number of the batch.
         """
         logits = self(batch, sensors=self.train_sensors)
-        loss = self._loss(logits, batch['mask'])
-        self.log('val_loss', loss, batch_size=len(batch['mask']), sync_dist=True)
-        self.val_confusion.update(logits, batch['mask'])
+        mask = seen_labels(batch, self.train_sensors)
+        self.log('val_loss', self._loss(logits, mask), batch_size=len(mask), sync_dist=True)
+        self.val_confusion.update(logits, mask)
         if batch_idx == 0:
             self._draw(batch, logits.argmax(dim=1))
 
@@ -148,7 +149,8 @@ class SegmentationProbe(SensorTask):
             batch: Of :func:`~..datasets.collate_sensors`, with ``mask``.
             batch_idx: Number of the batch.
         """
-        self.test_confusion.update(self(batch, sensors=self.test_sensors), batch['mask'])
+        logits = self(batch, sensors=self.test_sensors)
+        self.test_confusion.update(logits, seen_labels(batch, self.test_sensors))
 
     def on_test_epoch_end(self) -> None:
         """Log the scores."""
@@ -188,6 +190,25 @@ class SegmentationProbe(SensorTask):
         for board in boards:
             board.experiment.add_figure('val/first', figure, global_step=self.global_step)
         plt.close(figure)
+
+
+def seen_labels(batch: MultiSensorSample, sensors: Sequence[str] | None = None) -> Tensor:
+    """Labels of the pixels that at least one sensor saw.
+
+    Args:
+        batch: Of :func:`~..datasets.collate_sensors`, with ``mask``.
+        sensors: Which sensors count; all of the batch by default.
+
+    Returns:
+        ``(B, H, W)``, :data:`~..types.IGNORE_INDEX` where all of them have cloud or no data.
+    """
+    mask = batch['mask']
+    views = joint_views(batch['sensors'], batch.get('present'), sensors or [*batch['sensors']])
+    seen = torch.zeros_like(mask, dtype=torch.bool)
+    for view in views:
+        valid = view['valid'][:, None].float()
+        seen |= F.interpolate(valid, mask.shape[-2:], mode='nearest')[:, 0] > 0
+    return torch.where(seen, mask, IGNORE_INDEX)
 
 
 def _first_sample(batch: MultiSensorSample) -> dict[str, Any]:

@@ -1,0 +1,11 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Sphinx configuration: ``sphinx-build docs docs/_build``."""
+
+project = 'torchgeo_anysensor'
+author = 'torchgeo_anysensor contributors'
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
+exclude_patterns = ['_build']
+# Types are in the signatures; napoleon reads the Google style of the docstrings
+autodoc_typehints = 'description'
