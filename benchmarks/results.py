@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchgeo_anysensor.cli import AnySensorCLI, lightning_cli
 from torchgeo_anysensor.datamodules import MultiSensorDataModule
 from torchgeo_anysensor.datasets import collate_sensors
-from torchgeo_anysensor.main import AnySensorCLI, lightning_cli
 from torchgeo_anysensor.models import encode
 from torchgeo_anysensor.models.heads import as_map
 from torchgeo_anysensor.samplers import AlignedGridSampler

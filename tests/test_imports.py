@@ -21,7 +21,8 @@ ALLOWED = {
     'losses': {'types'},
     'tasks': {'types', 'models', 'losses'},
     'simulate': {'sensors'},
-    'main': {'sensors', 'simulate', 'datamodules', 'datasets', 'losses', 'tasks', 'transforms'},
+    'main': {'sensors', 'simulate', 'cli'},
+    'cli': {'main', 'datamodules', 'losses', 'tasks', 'transforms'},
     '__main__': {'main'},
     '__init__': set(),
 }

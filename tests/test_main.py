@@ -162,3 +162,11 @@ def test_settings_of_the_user_stay(workplace, monkeypatch):
         main(['fit', '--help'])
     assert os.environ['GDAL_DISABLE_READDIR_ON_OPEN'] == 'FALSE'
     assert 'AWS_NO_SIGN_REQUEST' not in os.environ
+
+
+def test_small_commands_do_without_torch():
+    code = (
+        'import sys; from torchgeo_anysensor.main import main; '
+        "main(['sensors']); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, '-c', code], capture_output=True, check=True)
