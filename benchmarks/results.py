@@ -67,15 +67,11 @@ EXPERIMENTS = (
     Experiment('Aberystwyth', f'{EXAMPLES}/aberystwyth_probe.yaml', S2, (S2,), SIMULATED),
     Experiment('Zion', f'{EXAMPLES}/zion_probe.yaml', L8_L1, (L8_L1,), SIMULATED),
 )
-PROBES = {  # method: (pretrained, frozen); the task, trained as its config says
-    'pretrained, frozen': (True, True),
-    'untrained, frozen': (False, True),
-    'pretrained, fine-tuned': (True, False),
-}
+PROBE = 'probe, pretrained'  # the task, frozen, trained as its config says
 FLOORS = ('majority class', 'logistic regression on bands')
 # The same regression on the frozen tokens, by how the encoder came about (pretrained or not)
 TOKENS = {'on tokens, pretrained': True, 'on tokens, untrained': False}
-METHODS = (*FLOORS, *TOKENS, *PROBES)
+METHODS = (*FLOORS, PROBE, *TOKENS)
 
 
 def cli(config: str, seed: int, folder: Path, **options: object) -> AnySensorCLI:
@@ -108,12 +104,11 @@ def pretrained(config: str, seed: int) -> str:
     return str(checkpoint)
 
 
-def probe(experiment: Experiment, method: str, seed: int) -> dict[str, dict[str, float]]:
+def probe(experiment: Experiment, seed: int) -> dict[str, dict[str, float]]:
     """Train a probe, and test it at its best epoch with each sensor."""
-    use_pretrained, frozen = PROBES[method]
-    encoder = pretrained(experiment.pretrain, seed) if use_pretrained else UNTRAINED
-    folder = Path('logs/results') / experiment.name / experiment.train / method / str(seed)
-    options = {'encoder': encoder, 'freeze': frozen, 'train_sensors': [experiment.train]}
+    encoder = pretrained(experiment.pretrain, seed)
+    folder = Path('logs/results') / experiment.name / experiment.train / str(seed)
+    options = {'encoder': encoder, 'train_sensors': [experiment.train]}
     made = cli(experiment.config, seed, folder, **options)
     made.trainer.fit(made.model, made.datamodule)
     found = {}
@@ -211,13 +206,13 @@ def measure() -> None:
     """Run what is missing."""
     OUT.parent.mkdir(exist_ok=True)
     done = {(r['experiment'], r['train'], r['method'], r['seed']) for r in load()}
-    for methods in (FLOORS, *((method,) for method in (*TOKENS, *PROBES))):
+    for methods in (FLOORS, (PROBE,), *((method,) for method in TOKENS)):
         for seed in SEEDS:
             for experiment in EXPERIMENTS:
                 if all((experiment.name, experiment.train, m, seed) in done for m in methods):
                     continue
-                if methods[0] in PROBES:
-                    found = {methods[0]: probe(experiment, methods[0], seed)}
+                if methods == (PROBE,):
+                    found = {PROBE: probe(experiment, seed)}
                 else:
                     found = regressions(experiment, methods, seed)
                 for method, scores in found.items():

@@ -84,10 +84,9 @@ def test_patch_of_a_query_is_read_in_place(world, code, name):
     assert np.array_equal(sample['image'].numpy(), digital_numbers(code, dataset, grid))
 
 
-@ALL
+# Those of Landsat Level-1 are the scene's: test_products_landsat.py
+@pytest.mark.parametrize('name', [name for name in DATASETS if name != 'landsat_c2l1'])
 def test_scale_and_offset_are_the_tables(world, code, name):
-    if name == 'landsat_c2l1':
-        pytest.skip('its numbers are those of the scene: test_products_landsat.py')
     dataset = DATASETS[name](build(world, name))
     sample, grid = whole(dataset)
     dn = digital_numbers(code, dataset, grid)
