@@ -79,7 +79,12 @@ def cli(config: str, seed: int, folder: Path, **options: object) -> AnySensorCLI
     args = ['--config', config, '--seed_everything', str(seed)]
     args += ['--data.init_args.split.seed', str(seed)]
     args += ['--trainer.logger', 'false', '--trainer.enable_progress_bar', 'false']
-    args += ['--trainer.enable_model_summary', 'false']
+    args += [
+        '--trainer.enable_model_summary',
+        'false',
+        '--trainer.default_root_dir',
+        'logs/results',
+    ]
     for key, value in options.items():
         text = value if isinstance(value, str) else json.dumps(value)
         args += [f'--model.init_args.{key}', text]
