@@ -14,6 +14,9 @@ from torch import Tensor
 #: Class of pixels that have no label; losses and metrics leave them out.
 IGNORE_INDEX = 255
 
+#: Facts of the bands of a view: kept once for a batch in which all samples agree on them.
+BAND_FACTS = ('wavelength', 'bandwidth', 'gsd')
+
 
 class SensorSample(TypedDict):
     """One view: one acquisition, cut to one patch of ground, on one grid.

@@ -9,10 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..types import MultiSensorSample, SensorSample
-
-#: Facts of the bands: kept once for a batch in which all samples agree on them.
-BAND_FACTS = ('wavelength', 'bandwidth', 'gsd')
+from ..types import BAND_FACTS, MultiSensorSample, SensorSample
 
 
 def collate_sensors(samples: Sequence[MultiSensorSample]) -> MultiSensorSample:

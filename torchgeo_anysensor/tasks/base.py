@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchgeo.tasks import BaseTask
 
 from ..models.pretrained import describe
-from ..types import SensorSample
+from ..types import BAND_FACTS, SensorSample
 
 #: What Lightning calls to rebuild a task from ``class_path`` and ``init_args``.
 _INSTANTIATOR = 'lightning.pytorch.cli.instantiate_module'
@@ -130,7 +130,7 @@ def _whole(view: SensorSample, present: Tensor) -> SensorSample:
     present = present.to(view['image'].device)
     out = cast(dict[str, Tensor], dict(view))
     for key, value in out.items():
-        if key in ('wavelength', 'bandwidth', 'gsd'):
+        if key in BAND_FACTS:
             if value.ndim == 2:  # facts of a real band, so that the absent rows are no nonsense
                 out[key] = spread_rows(value, present, fill=value[0])
         elif key != 'res':
