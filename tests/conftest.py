@@ -107,9 +107,10 @@ class World:
             for res in sizes:
                 n = round(size / res)
                 grid = make_grid(left, top, res, (n, n), epsg=epsg)
-                if (table.qa is not None and band == table.qa.band) or band == 'QA_PIXEL':
-                    kind = 'uint16' if band == 'QA_PIXEL' else 'uint8'
-                    data = np.full((n, n), qa_value, dtype=kind)
+                if band in {qa.band for qa in table.qa}:
+                    kind = 'uint16' if band.startswith('QA_') else 'uint8'
+                    value = 0 if band == 'QA_RADSAT' else qa_value
+                    data = np.full((n, n), value, dtype=kind)
                 else:
                     place = table.band_names.index(band)
                     data = np.round(encode(place, *centres(grid))).astype(dtype)
@@ -122,7 +123,8 @@ class World:
         self,
         time: str = '20200614T101559',
         *,
-        tile: str = 'T32TPQ',
+        tile: str | None = None,
+        platform: str = 'S2A',
         baseline: str = '0509',
         offset: int | None = -1000,
         xml: str | None = None,
@@ -130,7 +132,8 @@ class World:
         **options: Any,
     ) -> Path:
         """A Level-2A tree; *offset* None leaves the list of offsets out of the metadata."""
-        safe = self.root / f'S2A_MSIL2A_{time}_N{baseline}_R065_{tile}_20220101T000000.SAFE'
+        tile = tile or mgrs(options)
+        safe = self.root / f'{platform}_MSIL2A_{time}_N{baseline}_R065_{tile}_20220101T000000.SAFE'
         images = safe / 'GRANULE' / f'L2A_{tile}_A026000_{time}' / 'IMG_DATA'
         table = SENSORS['sentinel2_l2a']
         grids = {b.name: [r for r in (10, 20, 60) if r >= b.gsd_m] for b in table.bands}
@@ -140,7 +143,7 @@ class World:
             return images / f'R{res:g}m' / f'{tile}_{time}_{band}_{res:g}m.{extension}'
 
         self.bands('sentinel2_l2a', path_of, grids, qa_value=4, **options)
-        metadata = s2_metadata('BOA', 'BOA_', offset) if xml is None else xml
+        metadata = s2_metadata(safe.name, offset) if xml is None else xml
         if metadata:
             (safe / 'MTD_MSIL2A.xml').write_text(metadata)
         return safe
@@ -149,23 +152,41 @@ class World:
         self,
         time: str = '20200614T101559',
         *,
-        tile: str = 'T32TPQ',
+        tile: str | None = None,
+        platform: str = 'S2A',
         baseline: str = '0509',
         offset: int | None = -1000,
         xml: str | None = None,
         extension: str = 'tif',
+        clouds: Sequence[tuple[str, str]] = (),
         **options: Any,
     ) -> Path:
-        """A Level-1C tree."""
-        safe = self.root / f'S2A_MSIL1C_{time}_N{baseline}_R065_{tile}_20220101T000000.SAFE'
-        images = safe / 'GRANULE' / f'L1C_{tile}_A026000_{time}' / 'IMG_DATA'
+        """A Level-1C tree, with the cloud mask of its baseline.
+
+        *clouds* are kinds and rings of polygons, ``('OPAQUE', 'x y x y ...')``, for baselines
+        before 04.00.
+        """
+        tile = tile or mgrs(options)
+        safe = self.root / f'{platform}_MSIL1C_{time}_N{baseline}_R065_{tile}_20220101T000000.SAFE'
+        granule = safe / 'GRANULE' / f'L1C_{tile}_A026000_{time}'
         grids = {b.name: [b.gsd_m] for b in SENSORS['sentinel2_l1c'].bands}
 
         def path_of(band: str, res: float) -> Path:
-            return images / f'{tile}_{time}_{band}.{extension}'
+            return granule / 'IMG_DATA' / f'{tile}_{time}_{band}.{extension}'
 
         self.bands('sentinel2_l1c', path_of, grids, qa_value=0, **options)
-        metadata = s2_metadata('RADIO', '', offset) if xml is None else xml
+        if baseline >= '0400':
+            left, top = options.get('left', LEFT), options.get('top', TOP)
+            n = round(options.get('size', SIZE) / 60)
+            masks = np.zeros((3, n, n), dtype='uint8')
+            options.get('edit', {}).get('MSK_CLASSI', lambda data: None)(masks)
+            grid = make_grid(left, top, 60, (n, n), epsg=options.get('epsg', EPSG))
+            write_raster(granule / 'QI_DATA' / f'MSK_CLASSI_B00.{extension}', masks, grid)
+        else:
+            mask = granule / 'QI_DATA' / 'MSK_CLOUDS_B00.gml'
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            mask.write_text(cloud_polygons(clouds))
+        metadata = s2_metadata(safe.name, offset) if xml is None else xml
         if metadata:
             (safe / 'MTD_MSIL1C.xml').write_text(metadata)
         return safe
@@ -176,15 +197,16 @@ class World:
         *,
         time: str | None = '10:04:31.1234560Z',
         pathrow: str = '193029',
+        prefix: str = 'LC08_L2SP',
         left: float = LEFT - 15,
         top: float = TOP + 15,
         size: float = SIZE + 30,
         **options: Any,
     ) -> Path:
         """A Level-2 scene on Landsat's own grid; *time* None leaves the MTL file out."""
-        product = f'LC08_L2SP_{pathrow}_{date}_20210101_02_T1'
+        product = f'{prefix}_{pathrow}_{date}_20210101_02_T1'
         folder = self.root / product
-        bands = (*SENSORS['landsat_c2l2'].band_names, 'QA_PIXEL')
+        bands = (*SENSORS['landsat_c2l2'].band_names, 'QA_PIXEL', 'QA_RADSAT')
         self.bands(
             'landsat_c2l2',
             lambda band, _: folder / f'{product}_{band}.TIF',
@@ -203,6 +225,7 @@ class World:
         self,
         date: str = '20200614',
         *,
+        prefix: str = 'LC09_L1TP',
         time: str | None = '10:04:31.1234560Z',
         left: float = LEFT - 15,
         top: float = TOP + 15,
@@ -210,9 +233,9 @@ class World:
         **options: Any,
     ) -> Path:
         """A Level-1 scene with the panchromatic band at 15 m."""
-        product = f'LC09_L1TP_193029_{date}_20210101_02_T1'
+        product = f'{prefix}_193029_{date}_20210101_02_T1'
         folder = self.root / product
-        names = (*SENSORS['landsat_c2l1'].band_names, 'QA_PIXEL')
+        names = (*SENSORS['landsat_c2l1'].band_names, 'QA_PIXEL', 'QA_RADSAT')
         self.bands(
             'landsat_c2l1',
             lambda band, _: folder / f'{product}_{band}.TIF',
@@ -232,10 +255,12 @@ class World:
         product: str = 'S30',
         time: str = '2020166T101559',
         *,
-        tile: str = 'T32TPQ',
+        tile: str | None = None,
+        tags: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Path:
-        """A granule of HLS S30 or L30."""
+        """A granule of HLS S30 or L30; *tags* go into all its files."""
+        tile = tile or mgrs(options)
         sensor, name = f'hls_{product.lower()}', f'HLS.{product}.{tile}.{time}.v2.0'
         folder = self.root / name
         bands = (*SENSORS[sensor].band_names, 'Fmask')
@@ -247,25 +272,56 @@ class World:
             dtype='int16',
             **options,
         )
+        for path in folder.iterdir() if tags else ():
+            with rasterio.open(path, 'r+') as dst:
+                dst.update_tags(**tags)
         return folder
 
 
-def s2_metadata(prefix: str, quantification: str, offset: int | None) -> str:
+def mgrs(options: Mapping[str, Any]) -> str:
+    """A tile of the zone that the options ask for."""
+    return f'T{options.get("epsg", EPSG) % 100:02d}TPQ'
+
+
+def s2_metadata(product: str, offset: int | None, *, extra: str = '') -> str:
     """What a dataset reads of ``MTD_MSIL*.xml``: one quantification value, 13 offsets."""
-    offsets = (
-        ''
-        if offset is None
-        else ''.join(
-            f'<{prefix}_ADD_OFFSET band_id="{i}">{offset}</{prefix}_ADD_OFFSET>' for i in range(13)
-        )
+    platform, level, time, baseline, _, tile, _ = product.split('_')
+    boa = level == 'MSIL2A'
+    prefix, quantification = ('BOA', 'BOA_') if boa else ('RADIO', '')
+    offsets = ''.join(
+        f'<{prefix}_ADD_OFFSET band_id="{i}">{offset}</{prefix}_ADD_OFFSET>'
+        for i in range(13 if offset is not None else 0)
     )
+    start = f'{time[:4]}-{time[4:6]}-{time[6:8]}T{time[9:11]}:{time[11:13]}:{time[13:15]}.024Z'
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<n1:Product xmlns:n1="https://psd-14.sentinel2.eo.esa.int/PSD/Product.xsd">'
-        '<n1:General_Info><Product_Image_Characteristics>'
+        '<n1:General_Info><Product_Info>'
+        f'<PROCESSING_LEVEL>Level-{level[-2:]}</PROCESSING_LEVEL>'
+        f'<PROCESSING_BASELINE>{baseline[1:3]}.{baseline[3:]}</PROCESSING_BASELINE>'
+        f'<SPACECRAFT_NAME>Sentinel-{platform[1:]}</SPACECRAFT_NAME>'
+        f'<DATATAKE_SENSING_START>{start}</DATATAKE_SENSING_START>'
+        f'<IMAGE_FILE>GRANULE/{level[-3:]}_{tile}_A026000_{time}/IMG_DATA/{tile}_{time}_B02</IMAGE_FILE>'
+        '</Product_Info><Product_Image_Characteristics>'
         f'<{quantification}QUANTIFICATION_VALUE unit="none">10000</{quantification}QUANTIFICATION_VALUE>'
         f'<AOT_QUANTIFICATION_VALUE unit="none">1000.0</AOT_QUANTIFICATION_VALUE>{offsets}'
-        '</Product_Image_Characteristics></n1:General_Info></n1:Product>'
+        f'</Product_Image_Characteristics></n1:General_Info>{extra}</n1:Product>'
+    )
+
+
+def cloud_polygons(clouds: Sequence[tuple[str, str]]) -> str:
+    """``MSK_CLOUDS_B00.gml`` with one feature for each kind and ring."""
+    features = ''.join(
+        f'<eop:MaskFeature><eop:maskType>{kind}</eop:maskType><eop:extentOf><gml:Polygon>'
+        f'<gml:exterior><gml:LinearRing><gml:posList srsDimension="2">{ring}</gml:posList>'
+        '</gml:LinearRing></gml:exterior></gml:Polygon></eop:extentOf></eop:MaskFeature>'
+        for kind, ring in clouds
+    )
+    members = f'<eop:maskMembers>{features}</eop:maskMembers>' if clouds else ''
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        '<eop:Mask xmlns:eop="http://www.opengis.net/eop/2.0" '
+        f'xmlns:gml="http://www.opengis.net/gml/3.2">{members}</eop:Mask>'
     )
 
 
@@ -302,6 +358,14 @@ def _close_files() -> Iterator[None]:
     read._open.cache_clear()
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is cached of read-only data out of the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """Builder of product trees in a folder of the test's own."""
@@ -318,6 +382,7 @@ def code() -> SimpleNamespace:
         grid=make_grid,
         write=write_raster,
         mtl=mtl,
+        s2_metadata=s2_metadata,
         left=LEFT,
         top=TOP,
         size=SIZE,

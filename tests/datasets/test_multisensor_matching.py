@@ -18,7 +18,7 @@ from torchgeo_anysensor.datasets import (
     StackDataset,
 )
 
-RED = ('B04', 'SCL', 'Fmask', 'SR_B4', 'QA_PIXEL')
+RED = ('B04', 'SCL', 'Fmask', 'SR_B4', 'QA_PIXEL', 'QA_RADSAT')
 BANDS = {'bands': ['B04']}
 
 
@@ -38,17 +38,15 @@ def days(dataset):
 
 
 def row_views(dataset, row):
+    left, _, _, top = dataset.index.total_bounds
+    place = {'left': left, 'top': top, 'width': dataset.step, 'height': dataset.step}
     return {
         name: [
-            dataset._view(m, path, *place(dataset)) for m, path in zip(dataset.datasets[name], p)
+            m.view(path, m.native_grid(path, **place)[0])
+            for m, path in zip(dataset.datasets[name], paths)
         ]
-        for name, p in dataset.index.combination.iloc[row].items()
+        for name, paths in dataset.index.combination.iloc[row].items()
     }
-
-
-def place(dataset):
-    left, _, _, top = dataset.index.total_bounds
-    return left, top, dataset.step, dataset.step
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from torchgeo_anysensor.datasets import LandsatC2L1, LandsatC2L2
-from torchgeo_anysensor.datasets.landsat import read_mtl
 
 LEVELS = pytest.mark.parametrize(
     ('level', 'dataset'), [('landsat_c2l1', LandsatC2L1), ('landsat_c2l2', LandsatC2L2)]
@@ -64,7 +63,9 @@ def test_level_1_thermal_is_kelvin_by_plancks_law(world):
 
 def test_level_1_digital_numbers_need_no_metadata(world):
     world.landsat_c2l1(size=120, time=None)
-    with pytest.raises(ValueError, match=r'MTL\.txt is missing: .*sun elevation.*calibrate=False'):
+    with pytest.raises(
+        ValueError, match=r'MTL\.txt .* is missing: .*sun elevation.*calibrate=False'
+    ):
         LandsatC2L1(world.root)
     raw = LandsatC2L1(world.root, bands=['B10'], calibrate=False)
     assert float(raw[raw.bounds]['image'].min()) > 1000
@@ -85,27 +86,13 @@ def test_level_2_temperature_is_kelvin(world):
     assert float(dataset[dataset.bounds]['image'].max()) == pytest.approx(expected, abs=1e-3)
 
 
-def test_one_row_for_each_scene(world):
+def test_one_row_for_each_pass(world):
     world.landsat_c2l2(size=120)
-    world.landsat_c2l2(pathrow='193030', size=120)
+    world.landsat_c2l2(pathrow='193030', size=120)  # the next row of the same path and day
+    world.landsat_c2l2(pathrow='192029', size=120)
     world.landsat_c2l2(date='20200630', size=120)
-    assert len(LandsatC2L2(world.root)) == 3
-
-
-def test_first_of_two_values_counts_in_the_metadata(tmp_path, code):
-    path = tmp_path / 'x_MTL.txt'
-    path.write_text(code.mtl('20200614', '10:04:31.1234560Z'))
-    values = read_mtl(path)
-    assert values['SUN_ELEVATION'] == '30.00000000'
-    assert values['SCENE_CENTER_TIME'] == '10:04:31.1234560Z'
-    assert 'GROUP' not in values
-
-
-def test_file_without_values_is_no_metadata(tmp_path):
-    path = tmp_path / 'x_MTL.txt'
-    path.write_text('GROUP = A\nEND_GROUP = A\nEND\n')
-    with pytest.raises(ValueError, match=r'x_MTL\.txt: not a Landsat metadata file'):
-        read_mtl(path)
+    dataset = LandsatC2L2(world.root)
+    assert sorted(dataset.index.tile) == ['192029', '193029', '193029,193030']
 
 
 def test_real_product_is_read(shared_data):

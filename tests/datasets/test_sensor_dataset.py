@@ -100,7 +100,9 @@ def test_scale_and_offset_are_the_tables(world, code, name):
 def test_facts_of_the_bands_are_the_tables(world, name):
     dataset = DATASETS[name](build(world, name, size=120))
     sample, _ = whole(dataset)
-    bands = dataset.sensor.select(dataset.bands)
+    platform = 'landsat-9' if name == 'landsat_c2l1' else ''
+    known = {band.name: band for band in dataset.sensor.bands_of(platform)}
+    bands = [known[band] for band in dataset.bands]
     for key, field in (
         ('wavelength', 'center_wavelength_um'),
         ('bandwidth', 'fwhm_um'),
@@ -167,7 +169,8 @@ def test_negative_reflectance_is_kept(world, name, dn, expected):
     assert float(value) == pytest.approx(expected, abs=1e-6)
 
 
-WITH_QA = pytest.mark.parametrize('name', [name for name in DATASETS if SENSORS[name].qa])
+# The masks of Level-1C are a format of their own: test_products_sentinel2.py
+WITH_QA = pytest.mark.parametrize('name', [n for n in DATASETS if n != 'sentinel2_l1c'])
 
 
 def codes_of(qa, dtype_bits):
@@ -184,7 +187,7 @@ def write_codes(codes):
 
 @WITH_QA
 def test_quality_bits_and_values_mask_as_the_table_says(world, name):
-    qa = SENSORS[name].qa
+    qa = SENSORS[name].qa[0]
     codes = codes_of(qa, 8)
     build(world, name, size=240, edit={qa.band: write_codes(codes)})
     options = {'res': 20} if name == 'sentinel2_l2a' else {}
@@ -197,14 +200,14 @@ def test_quality_bits_and_values_mask_as_the_table_says(world, name):
 
 @WITH_QA
 def test_without_quality_only_nodata_masks(world, name):
-    qa = SENSORS[name].qa
+    qa = SENSORS[name].qa[0]
     build(world, name, size=240, edit={qa.band: write_codes(codes_of(qa, 8))})
     assert whole(DATASETS[name](world.root, qa=False))[0]['valid'].all()
 
 
 @WITH_QA
 def test_quality_of_ones_own_replaces_the_tables(world, name):
-    band = SENSORS[name].qa.band
+    band = SENSORS[name].qa[0].band
     build(world, name, size=240, edit={band: write_codes([16, 8, 3, 5])})
     options = {'res': 20} if name == 'sentinel2_l2a' else {}
     bits = whole(DATASETS[name](world.root, qa=QA(band, bad_bits=(4,)), **options))[0]
@@ -225,7 +228,7 @@ def test_pixel_beyond_the_quality_file_is_not_valid(world, code):
 @WITH_QA
 def test_missing_quality_file_is_named_and_can_be_done_without(world, name):
     build(world, name, size=120)
-    band = SENSORS[name].qa.band
+    band = SENSORS[name].qa[0].band
     for path in list(world.root.rglob(f'*{band}*')):
         path.unlink()
     with pytest.warns(UserWarning, match=rf'no {band}'), pytest.raises(DatasetNotFoundError):
@@ -238,7 +241,8 @@ def test_acquisition_without_a_band_is_named_and_left_out(world, name):
     times = {'hls_s30': '2020170T101559', 'hls_l30': '2020170T101559'}
     build(world, name, size=120)
     band = DATASETS[name](world.root).bands[-1]
-    keep = [b for b in (*SENSORS[name].band_names, 'SCL', 'QA_PIXEL', 'Fmask') if b != band]
+    quality = [qa.band for qa in SENSORS[name].qa]
+    keep = [b for b in (*SENSORS[name].band_names, *quality) if b != band]
     method, *args = PARTS.get(name, (name,))
     late = times.get(name, '20200618' if 'landsat' in name else '20200618T101559')
     getattr(world, method)(*args, late, size=120, bands=keep)
@@ -294,11 +298,23 @@ def test_file_without_a_crs_is_named_and_left_out(world, code):
         assert len(HLSS30(world.root)) == 1
 
 
-def test_pixels_cut_off_raise_when_they_are_read(world):
+def test_file_without_its_last_pixels_is_named_and_left_out(world):
+    for time in ('2020166T101559', '2020171T101559'):
+        world.hls(time=time, size=1200, profile={'compress': 'none'})
+    (path,) = world.root.rglob('*2020171*.B04.tif')
+    path.write_bytes(path.read_bytes()[:-1])
+    told = (
+        r'1 of 2 .*\n.*2020171.*\.B04\.tif: was cut off: it has \d+ bytes, its pixels end at byte'
+    )
+    with pytest.warns(UserWarning, match=told):
+        assert len(HLSS30(world.root)) == 1
+
+
+def test_pixels_cut_off_later_raise_when_they_are_read(world):
     world.hls(size=1200, profile={'compress': 'none'})
+    dataset = HLSS30(world.root)
     (path,) = world.root.rglob('*.B04.tif')
     path.write_bytes(path.read_bytes()[:1500])
-    dataset = HLSS30(world.root)
     with pytest.raises(OSError, match='Read failed'):
         dataset[dataset.bounds]
 
@@ -376,7 +392,7 @@ def test_sensor_of_ones_own_needs_a_table_and_nothing_else(world):
     red = replace(table.select(['B04'])[0], scale=1.0, offset=3.0)
 
     class Mine(SensorDataset):
-        sensor = replace(table, name='mine', bands=(red,), qa=None)
+        sensor = replace(table, name='mine', bands=(red,), qa=(), platforms={})
 
     world.hls(size=120, edit={'B04': set_at(0, 0, 39), 'Fmask': set_at(0, 0, 2)})
     dataset = Mine(world.root)

@@ -77,8 +77,8 @@ def test_date_of_another_format_is_read(stack):
     regex, form = r'.*_(?P<date>\d{4}-\d\d-\d\dT\d\d-\d\d)', '%Y-%m-%dT%H-%M'
     dataset = make(path, filename_regex=regex, date_format=form)
     assert float(dataset[dataset.bounds]['t']) == np.datetime64('2020-06-14T10:15:00').astype(float)
-    with pytest.raises(ValueError, match=r'(?s)chip_2020.*see date_format'):
-        make(path, filename_regex=regex)
+    with pytest.raises(ValueError, match=r"(?s)chip_2020.*is no date in the format '%Y%m%d'"):
+        make(path, filename_regex=regex, strict=True)
 
 
 def invalid(dataset):
@@ -140,8 +140,7 @@ def test_sensor_of_ones_own_is_read(stack):
             Band('T', None, 10.5, 4, 0.1, 1, 0, 'celsius'),
         ),
         nodata=0,
-        qa=None,
-        filename_glob='*',
+        qa=(),
         filename_regex=r'(?P<product>(?P<date>\d{8})(?P<band>.))',
         date_format='%Y%m%d',
         source='a test',

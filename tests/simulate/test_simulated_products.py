@@ -89,11 +89,25 @@ def pixels_of(tree: Path, name: str) -> np.ndarray:
 def test_names_are_those_of_the_sensor_table(tree, name):
     sensor = get_sensor(name)
     pattern = re.compile(sensor.filename_regex, re.VERBOSE)
-    matches = [match for p in tree.rglob(sensor.filename_glob) if (match := pattern.match(p.name))]
-    assert {match['band'] for match in matches} == {*sensor.band_names, sensor.qa.band}
-    assert len({match['product'] for match in matches}) == 2
-    months = {datetime.strptime(match['date'], sensor.date_format).month for match in matches}
-    assert months == {5, 7}
+    matches = [match for p in tree.rglob('*') if (match := pattern.match(p.name))]
+    quality_bands = {qa.band for qa in sensor.qa}
+    assert {match['band'] for match in matches} == {*sensor.band_names, *quality_bands}
+    dates = {datetime.strptime(match['date'], sensor.date_format) for match in matches}
+    assert sorted(date.month for date in dates) == [5, 7]
+    assert len({match['tile'] for match in matches}) == 1
+
+
+@pytest.mark.parametrize(('name', 'count'), [('sentinel2_l2a', 4), ('landsat_c2l2', 2)])
+def test_metadata_have_the_names_of_the_sensor_table(tree, name, count):
+    pattern = re.compile(get_sensor(name).metadata_regex, re.VERBOSE)
+    assert len([p for p in tree.rglob('*') if pattern.match(p.name)]) == count
+
+
+@pytest.mark.parametrize('name', ['sentinel2_l2a', 'landsat_c2l2'])
+def test_satellites_are_those_of_the_sensor_table(tree, name):
+    codes = [product(tree, folders[name]).name.split('_')[0] for folders in (SPRING, SUMMER)]
+    found = [get_sensor(name).platform_codes[code] for code in codes]
+    assert found == list(get_sensor(name).platforms)[:2]
 
 
 def test_nothing_else_is_written(tree):
@@ -214,13 +228,13 @@ def test_temperature_is_warm_in_town_and_cold_on_water(tree):
 
 def quality(folder: Path, name: str) -> dict[str, np.ndarray]:
     """Masks by the sensor table and by the codes of the product."""
-    sensor = get_sensor(name)
-    qa = read(folder, sensor.qa.band, res=20 if name == 'sentinel2_l2a' else None)
+    clouds = get_sensor(name).qa[0]
+    qa = read(folder, clouds.band, res=20 if name == 'sentinel2_l2a' else None)
     if name == 'sentinel2_l2a':
-        bad = np.isin(qa, sensor.qa.bad_values)
+        bad = np.isin(qa, clouds.bad_values)
         return {'bad': bad, 'cloud': np.isin(qa, (8, 9)), 'shadow': qa == 3, 'fill': qa == 0}
     bits = [(qa >> bit) & 1 == 1 for bit in range(8)]
-    bad = np.logical_or.reduce([bits[bit] for bit in sensor.qa.bad_bits])
+    bad = np.logical_or.reduce([bits[bit] for bit in clouds.bad_bits])
     if name == 'landsat_c2l2':
         return {'bad': bad, 'cloud': bits[3], 'shadow': bits[4], 'fill': bits[0]}
     fill = qa == 255

@@ -3,7 +3,7 @@
 
 """Files on disk as calibrated, masked, geo-aligned samples."""
 
-from .collate import collate_sensors, concat_views, merge_views
+from .collate import collate_sensors, collate_series, concat_views, merge_views, stack_views
 from .hls import HLSL30, HLSS30
 from .labels import LabelRaster, LabelVector
 from .landsat import LandsatC2L1, LandsatC2L2
@@ -25,6 +25,8 @@ __all__ = (
     'Sentinel2L2A',
     'StackDataset',
     'collate_sensors',
+    'collate_series',
     'concat_views',
     'merge_views',
+    'stack_views',
 )

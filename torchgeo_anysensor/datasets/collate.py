@@ -68,6 +68,80 @@ def _stack(name: str, views: Sequence[SensorSample]) -> SensorSample:
     return cast(SensorSample, out)
 
 
+def stack_views(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put views of one patch in the order of their time: a time series.
+
+    Args:
+        samples: Flat samples of one sensor on one grid.
+
+    Returns:
+        One flat sample: ``image`` ``(T, C, H, W)``, ``valid`` ``(T, H, W)``, ``t`` ``(T,)``, rising;
+        facts of the bands ``(T, C)`` if two platforms disagree on them, or else ``(C,)``.
+    """
+    ordered = sorted(samples, key=lambda sample: float(sample['t']))
+    out = dict(ordered[0])
+    for key in ('image', 'valid', 't'):
+        out[key] = torch.stack([sample[key] for sample in ordered])
+    for key in BAND_FACTS:
+        if not all(sample[key].equal(out[key]) for sample in ordered):
+            out[key] = torch.stack([sample[key] for sample in ordered])
+    return out
+
+
+def collate_series(
+    samples: Sequence[dict[str, Any]], *, length: int, random: bool = False
+) -> dict[str, Any]:
+    """Make a batch of time series of one length.
+
+    Longer series are thinned to *length* dates, shorter ones are padded at their end.
+
+    Args:
+        samples: Samples of a :class:`SensorDataset` with ``time_series=True``.
+        length: Number of dates ``T``.
+        random: Draw the dates of a longer series (with torch's generator) instead of taking them
+            evenly from its first to its last.
+
+    Returns:
+        ``image`` ``(B, T, C, H, W)``, ``valid`` ``(B, T, H, W)``, ``t`` ``(B, T)``, and ``observed``
+        ``(B, T)`` bool: which dates are not padding (there ``image`` and ``t`` are 0 and nothing is
+        ``valid``). Facts of the bands are ``(C,)`` if they agree everywhere, or ``(B, T, C)``.
+
+    Raises:
+        ValueError: If there is no sample, *length* is not positive, or a sample is no series.
+    """
+    if not samples or length < 1:
+        raise ValueError(f'need at least one sample and date, got {len(samples)} and {length}')
+    if any(sample['image'].ndim != 4 for sample in samples):
+        raise ValueError(
+            'collate_series needs images (T, C, H, W); make the dataset with time_series=True'
+        )
+    rows = []
+    for sample in samples:
+        n = len(sample['t'])
+        if n <= length:
+            keep = torch.arange(n)
+        elif random:
+            keep = torch.randperm(n)[:length].sort().values
+        else:
+            keep = torch.linspace(0, n - 1, length).round().long()
+        row = {key: _pad(sample[key][keep], length) for key in ('image', 'valid', 't')}
+        row['observed'] = torch.arange(length) < len(keep)
+        for key in BAND_FACTS:
+            fact = sample[key].expand(n, -1)[keep]
+            row[key] = torch.cat([fact, fact[-1:].expand(length - len(keep), -1)])
+        rows.append(row | {key: sample[key] for key in ('bounds', 'transform', 'dx', 'dy')})
+    batch = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+    for key in BAND_FACTS:
+        if (batch[key] == batch[key][0, 0]).all():
+            batch[key] = batch[key][0, 0]
+    return batch | {'res': samples[0]['res']}
+
+
+def _pad(values: Tensor, length: int) -> Tensor:
+    """Zeros after the end of the first dimension."""
+    return torch.cat([values, values.new_zeros(length - len(values), *values.shape[1:])])
+
+
 def concat_views(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Join samples of the same ground: what ``a & b`` returns.
 

@@ -25,9 +25,11 @@ from torchgeo.datasets.utils import GeoSlice, Path
 
 from ..types import IGNORE_INDEX
 from .collate import concat_views
-from .index import Acquisition, build_index
+from .geometry import crs_text
+from .index import Acquisition, Tile, build_index, complain
 from .join import ViewIntersection
 from .read import Grid, open_raster, read
+from .scan import scan
 
 
 class LabelDataset(GeoDataset):
@@ -114,13 +116,17 @@ class LabelRaster(LabelDataset):
         self.nodata = nodata
         self.ignore_index = ignore_index
         self.grid_res = res
-        files = {path: Acquisition(path, pd.Timestamp.min, pd.Timestamp.max) for path in self.files}
-        if not files:
+        tiles = [Tile(path, '', {'': {0.0: path}}) for path in self.files]
+        scan(tiles, _always, title='Labels')
+        left_out = {tile.name: why for tile in tiles if (why := tile.why_not([''], 0))}
+        if left_out:
+            complain(left_out, len(tiles), 'label files', strict=False)
+        usable = [tile for tile in tiles if tile.name not in left_out]
+        if not usable:
             raise DatasetNotFoundError(self)
-        self.index, file_res = build_index(files, crs=crs)
-        if self.index.empty:
-            raise DatasetNotFoundError(self)
-        size = float(res or file_res)
+        target = crs_text(PROJ_CRS.from_user_input(crs).srs) if crs is not None else usable[0].crs
+        self.index = build_index({t.name: Acquisition(t.name, [t]) for t in usable}, crs=target)
+        size = float(res or usable[0].header('', 0).xres)
         self._res = (size, size)
 
     def mask(self, grid: Grid) -> Tensor:
@@ -248,6 +254,11 @@ class LabelVector(LabelDataset):
         if shapes:
             rasterize(shapes, out=out, transform=grid.transform)
         return torch.from_numpy(out.astype(np.int64))
+
+
+def _always(tile: Tile) -> None:
+    """Labels hold at any time."""
+    tile.start, tile.stop = pd.Timestamp.min, pd.Timestamp.max
 
 
 def _to_crs(geometry: dict[str, Any], source: str, target: str) -> dict[str, Any]:

@@ -1,41 +1,70 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""Landsat 8 and 9 Collection 2."""
+"""Landsat 8 and 9 Collection 2: folders, and the archives that they are delivered in."""
 
 import math
 import os
 import re
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ..sensors import get_sensor
-from .index import Acquisition
+from .files import read_bytes
+from .index import Tile, set_time
+from .mtl import acquired, read_mtl
 from .sensor import SensorDataset
 
 
 class _Landsat(SensorDataset):
     """What the levels share: the metadata file beside the bands."""
 
-    def _product(self, path: str, match: re.Match[str]) -> str:
+    def _name(self, path: str, match: re.Match[str]) -> str:
         """Folder and product: the folder holds the metadata."""
         return os.path.join(os.path.dirname(path), match['product'])
 
-    def _describe(self, acquisition: Acquisition) -> None:
-        """Take the time of day from the metadata, if it is there; the name has the date alone."""
-        path = Path(f'{acquisition.name}_MTL.txt')
-        if path.exists():
-            metadata = read_mtl(path)
-            time = metadata['DATE_ACQUIRED'] + ' ' + metadata['SCENE_CENTER_TIME'].rstrip('Z')
-            acquisition.start = pd.Timestamp(time).floor('s')
-            acquisition.stop = acquisition.start + pd.Timedelta('999999us')
+    def _attach(self, tile: Tile, folders: dict[str, list[str]]) -> None:
+        """Find ``*_MTL.txt``, or else the same as JSON or XML."""
+        found = folders.get(os.path.dirname(tile.name), ())
+        own = [path for path in found if path.startswith(f'{tile.name}_MTL')]
+        tile.metadata = sorted(own, key=lambda path: path[-4:] != '.txt')[:1]
+
+    def _describe(self, tile: Tile) -> None:
+        """Take the time of day from the metadata, if they are there; the name has the date alone.
+
+        Raises:
+            ValueError: If the metadata cannot be read.
+        """
+        set_time(tile, self.date_format)
+        tile.baseline = tile.name[-5:].replace('_', ' ')  # collection and tier: 02 T1
+        values = self._metadata(tile)
+        if values is None:
+            return
+        tile.start = acquired(values)
+        tile.stop = tile.start + pd.Timedelta('999999us')
+        cover = float(values.get('CLOUD_COVER', -1))
+        if cover >= 0:  # -1: not assessed
+            tile.clear_fraction = 1 - cover / 100
+
+    def _metadata(self, tile: Tile) -> Mapping[str, str] | None:
+        """Values of the MTL file."""
+        if not tile.metadata:
+            return None
+        return read_mtl(read_bytes(tile.metadata[0]), source=tile.metadata[0])
+
+    def _pass(self, tile: Tile) -> str:
+        """Rows of one path that were seen on one day."""
+        return f'{self.sensor.name} {tile.platform} {tile.tile[:3]} {tile.date} {tile.baseline}'
 
 
 class LandsatC2L2(_Landsat):
     """Landsat 8/9 Collection 2 Level-2: surface reflectance and surface temperature.
+
+    Masked by QA_PIXEL (cloud, shadow, cirrus) and, for the bands that are read, by QA_RADSAT
+    (saturation).
 
     Source: Landsat 8-9 Collection 2 Level 2 Science Product Guide, LSDS-1619.
     """
@@ -46,7 +75,7 @@ class LandsatC2L2(_Landsat):
 class LandsatC2L1(_Landsat):
     """Landsat 8/9 Collection 2 Level-1: top-of-atmosphere reflectance, brightness temperature.
 
-    Needs ``*_MTL.txt`` beside the bands: reflectance is divided by the sine of the sun's elevation
+    Needs the MTL file beside the bands: reflectance is divided by the sine of the sun's elevation
     at the scene's centre, and radiance becomes kelvin by the scene's thermal constants.
 
     Source: Landsat 8-9 Calibration and Validation Algorithm Description Document, LSDS-1747.
@@ -54,64 +83,42 @@ class LandsatC2L1(_Landsat):
 
     sensor = get_sensor('landsat_c2l1')
 
-    def _describe(self, acquisition: Acquisition) -> None:
+    def _describe(self, tile: Tile) -> None:
         """Take gains, offsets and the sun's elevation from the metadata.
 
         Raises:
-            ValueError: If there is no metadata file.
+            ValueError: If the metadata cannot be read or lack a value.
         """
-        super()._describe(acquisition)
-        if not self.calibrate:
-            return
-        path = Path(f'{acquisition.name}_MTL.txt')
-        if not path.exists():
-            raise ValueError(
-                f'{path} is missing: Level-1 reflectance needs the sun elevation of the scene. '
-                'Put the MTL file beside the bands, or read digital numbers with calibrate=False'
+        super()._describe(tile)
+        values = self._metadata(tile)
+        if values is None:
+            tile.uncalibrated = (
+                '*_MTL.txt (or .json, .xml) is missing: Level-1 reflectance needs the sun '
+                'elevation of the scene. Put the file beside the bands, or read digital numbers with calibrate=False'
             )
-        metadata = read_mtl(path)
-        sun = math.sin(math.radians(float(metadata['SUN_ELEVATION'])))
-        for band in self._bands:
-            number = band.name.removeprefix('B')
-            thermal = band.unit == 'kelvin'
-            kind, norm = ('RADIANCE', 1.0) if thermal else ('REFLECTANCE', sun)
-            acquisition.scale[band.name] = float(metadata[f'{kind}_MULT_BAND_{number}']) / norm
-            acquisition.offset[band.name] = float(metadata[f'{kind}_ADD_BAND_{number}']) / norm
+            return
+        try:
+            sun = math.sin(math.radians(float(values['SUN_ELEVATION'])))
+            for band in self.sensor.bands:
+                if band.name not in tile.files:
+                    continue
+                number = band.name.removeprefix('B')
+                thermal = band.unit == 'kelvin'
+                kind, norm = ('RADIANCE', 1.0) if thermal else ('REFLECTANCE', sun)
+                tile.scale[band.name] = float(values[f'{kind}_MULT_BAND_{number}']) / norm
+                tile.offset[band.name] = float(values[f'{kind}_ADD_BAND_{number}']) / norm
+                if thermal:
+                    k1, k2 = (float(values[f'K{i}_CONSTANT_BAND_{number}']) for i in (1, 2))
+                    tile.planck[band.name] = k1, k2
+        except KeyError as error:
+            raise ValueError(f'{tile.metadata[0]}: has no {error.args[0]}') from None
 
-    def _to_units(self, dn: NDArray[np.float32], acquisition: Acquisition) -> NDArray[np.float32]:
+    def _to_units(self, dn: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
         """Digital numbers ``(C, H, W)`` to reflectance and, by Planck's law, kelvin."""
-        image = super()._to_units(dn, acquisition)
-        metadata = None
+        image = super()._to_units(dn, tile)
         for position, band in enumerate(self._bands):
-            if band.unit != 'kelvin':
-                continue
-            metadata = metadata or read_mtl(Path(f'{acquisition.name}_MTL.txt'))
-            number = band.name.removeprefix('B')
-            k1 = np.float32(metadata[f'K1_CONSTANT_BAND_{number}'])
-            k2 = np.float32(metadata[f'K2_CONSTANT_BAND_{number}'])
-            radiance = np.maximum(image[position], np.float32(1e-6))
-            image[position] = k2 / np.log(k1 / radiance + 1)
+            if band.name in tile.planck:
+                k1, k2 = np.array(tile.planck[band.name], dtype=np.float32)
+                radiance = np.maximum(image[position], np.float32(1e-6))
+                image[position] = k2 / np.log(k1 / radiance + 1)
         return image
-
-
-def read_mtl(path: Path) -> dict[str, str]:
-    """Read the metadata of a Landsat product.
-
-    Args:
-        path: ``*_MTL.txt``, in the Object Description Language.
-
-    Returns:
-        Value by name, without the groups: where a name occurs twice, as in a Level-2 file that
-        repeats the Level-1 metadata, the first counts.
-
-    Raises:
-        ValueError: If the file has no ``NAME = VALUE`` line.
-    """
-    values: dict[str, str] = {}
-    for line in path.read_text(encoding='utf-8').splitlines():
-        key, equals, value = line.partition('=')
-        if equals and key.strip() not in ('GROUP', 'END_GROUP'):
-            values.setdefault(key.strip(), value.strip().strip('"'))
-    if not values:
-        raise ValueError(f'{path}: not a Landsat metadata file; expected lines NAME = VALUE')
-    return values

@@ -7,20 +7,22 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import shapely
 import torch
 from geopandas import GeoDataFrame
 from matplotlib.figure import Figure
 from pyproj import CRS as PROJ_CRS
-from rasterio.crs import CRS
 from torchgeo.datasets import GeoDataset
 from torchgeo.datasets.utils import GeoSlice
 
 from ..types import MultiSensorSample, SensorSample
+from .geometry import Lattice, crs_text, in_metres, raster_crs
+from .index import build_index
 from .labels import LabelDataset
 from .plot import draw_panels, true_color
-from .read import Grid, Lattice
+from .read import Grid
 from .sensor import SensorDataset
 
 Combination = dict[str, tuple[str, ...]]
@@ -80,13 +82,14 @@ class MultiSensorDataset(GeoDataset):
         self.transforms = transforms
         self.reference = next(iter(self.datasets.values()))[0]
         for name, members in self.datasets.items():
-            for crs in (member.crs for member in members):
-                if crs.is_geographic or crs.axis_info[0].unit_name not in ('metre', 'meter'):
+            for member in members:
+                own = {a.crs for a in member.acquisitions.values()}
+                if not (in_metres(crs_text(member.crs.srs)) or all(map(in_metres, own))):
                     raise ValueError(
-                        f'{name} is in {crs.name}: patches are squares in metres; give the dataset '
-                        'a projected crs in metres (for example the UTM zone), and its res'
+                        f'{name} is in {member.crs.name}: patches are squares in metres; give the '
+                        'dataset a projected crs (for example the UTM zone), and its res'
                     )
-        sizes = [member.res[0] for members in self.datasets.values() for member in members]
+        sizes = [member.pixel for members in self.datasets.values() for member in members]
         sizes += [labels.grid_res] if labels is not None and labels.grid_res else []
         self.step = _common_multiple(sizes)
         self._res = self.reference.res
@@ -105,22 +108,16 @@ class MultiSensorDataset(GeoDataset):
             name: [_index_in(crs, member) for member in members]
             for name, members in self.datasets.items()
         }
+        first, *others = indexes
         rows: list[tuple[pd.Interval, shapely.Geometry, Combination]] = []
-        others = list(indexes)[1:]
-        first = next(iter(indexes))
-        for position in range(len(self.reference.index)):
-            interval = self.reference.index.index[position]
-            ground = indexes[first][0].geometry.iloc[position]
-            combination: Combination = {}
-            for name in (first, *others):
-                own = position if name == first else None
-                paths, common = _nearest(
-                    indexes[name], interval, ground, tolerance=self.tolerance, position=own
-                )
-                if paths:
-                    combination[name], ground = paths, common
-            if first in combination and len(combination) >= self._least:
-                rows.append((interval, ground, combination))
+        for position, interval in enumerate(self.reference.index.index):
+            ground = self.reference.index.geometry.iloc[position]
+            for paths, own in _grids_of(indexes[first], position, ground):
+                for combination, common in self._combine(
+                    {first: paths}, own, {name: indexes[name] for name in others}, interval
+                ):
+                    if len(combination) >= self._least:
+                        rows.append((interval, common, combination))
         if not rows:
             counts = ', '.join(f'{name}: {len(m[0])}' for name, m in self.datasets.items())
             raise ValueError(
@@ -131,20 +128,58 @@ class MultiSensorDataset(GeoDataset):
         data = {
             'filepath': [combination[first][0] for _, _, combination in rows],
             'combination': [combination for _, _, combination in rows],
+            'clear_fraction': [self._clear(combination) for _, _, combination in rows],
         }
         intervals = pd.IntervalIndex([row[0] for row in rows], closed='both', name='datetime')
         return GeoDataFrame(data, index=intervals, geometry=[row[1] for row in rows], crs=crs)
 
+    def _combine(
+        self,
+        combination: Combination,
+        ground: shapely.Geometry,
+        others: Mapping[str, Sequence[GeoDataFrame]],
+        interval: pd.Interval,
+    ) -> Iterator[tuple[Combination, shapely.Geometry]]:
+        """Deal the ground of a reference acquisition to the nearest acquisitions of the others.
+
+        Where the nearest covers a part of the ground alone, the rest goes to the next one.
+
+        Yields:
+            Combinations, and the ground of each; no two share ground.
+        """
+        if not others:
+            yield combination, ground
+            return
+        name, *rest = others
+        remaining = {other: others[other] for other in rest}
+        for paths, common in _nearest(others[name], interval, ground, tolerance=self.tolerance):
+            common = common.intersection(ground)
+            if common.area < self.step**2:  # slivers hold no patch
+                continue
+            yield from self._combine(combination | {name: paths}, common, remaining, interval)
+            ground = ground.difference(common)
+            if ground.area < self.step**2:
+                return
+        yield from self._combine(combination, ground, remaining, interval)
+
+    def _clear(self, combination: Combination) -> float:
+        """Clear fraction of the cloudiest acquisition."""
+        known = [
+            self.datasets[name][0].acquisitions[paths[0]].clear_fraction
+            for name, paths in combination.items()
+        ]
+        return float(np.nanmin(known)) if not np.isnan(known).all() else float('nan')
+
     def lattice(self, position: int) -> Lattice:
-        """Points to which the patches of one combination snap.
+        """Points to which the patches of one combination snap, in the CRS of its reference.
 
         Args:
             position: Row of the index.
         """
         acquisition = self.reference.acquisitions[self.index.filepath.iloc[position]]
-        if CRS.from_user_input(self.crs) == acquisition.crs:
-            return Lattice(*acquisition.corner, self.step)
-        return Lattice(0.0, 0.0, self.step)
+        if in_metres(acquisition.crs):
+            return Lattice(*acquisition.corner, self.step, acquisition.crs)
+        return Lattice(0.0, 0.0, self.step, crs_text(self.crs.srs))  # files in degrees
 
     # -- samples -------------------------------------------------------------------------------
 
@@ -169,53 +204,25 @@ class MultiSensorDataset(GeoDataset):
         if not shared.max() > 0:
             raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
         position = int(shared.argmax())
-        window = self._snap(self.lattice(position), x, y)
+        lattice = self.lattice(position)
+        crs = raster_crs(lattice.crs)
+        left, top, width, height = lattice.window(x, y, crs_text(self.crs.srs))
+
+        def grid(res: float) -> Grid:
+            return Grid.over(crs, left, top, width, height, res, res)
+
         sample: MultiSensorSample = {
             'sensors': {
                 name: tuple(
-                    self._view(member, path, *window)
+                    _view(member, path, grid(member.pixel), width, height)
                     for member, path in zip(self.datasets[name], paths)
                 )
                 for name, paths in self.index.combination.iloc[position].items()
             }
         }
         if self.labels is not None:
-            res = self.labels.grid_res or self.reference.res[0]
-            sample['mask'] = self.labels.mask(self._grid(res, *window))
+            sample['mask'] = self.labels.mask(grid(self.labels.grid_res or self.reference.pixel))
         return self.transforms(sample) if self.transforms is not None else sample
-
-    def _snap(self, lattice: Lattice, x: slice, y: slice) -> tuple[float, float, float, float]:
-        """Left, top, width and height of the patch on the lattice."""
-
-        def nearest(value: float, origin: float) -> float:
-            return origin + math.floor((value - origin) / lattice.step + 0.5) * lattice.step
-
-        def size(value: float) -> float:
-            return max(1, round(value / lattice.step)) * lattice.step
-
-        return (
-            nearest(x.start, lattice.x),
-            nearest(y.stop, lattice.y),
-            size(x.stop - x.start),
-            size(y.stop - y.start),
-        )
-
-    def _grid(self, res: float, left: float, top: float, width: float, height: float) -> Grid:
-        """The patch in pixels of *res* metres."""
-        crs = CRS.from_user_input(self.crs)
-        return Grid(crs, left, top, res, res, round(width / res), round(height / res))
-
-    def _view(
-        self, member: SensorDataset, path: str, left: float, top: float, *size: float
-    ) -> SensorSample:
-        """One acquisition on its own pixels, or warped if it is in another CRS."""
-        width, height = size
-        if member.acquisitions[path].crs != CRS.from_user_input(self.crs):
-            return member.view(path, self._grid(member.res[0], left, top, width, height))
-        grid, dx, dy = member.native_grid(path, left=left, top=top, width=width, height=height)
-        view = member.view(path, grid)
-        view['dx'], view['dy'] = torch.tensor(dx).float(), torch.tensor(dy).float()
-        return view
 
     def plot(
         self, sample: MultiSensorSample, show_titles: bool = True, suptitle: str | None = None
@@ -256,10 +263,10 @@ def _finest_first(
         ValueError: If there is none, or two have the same pixel size.
     """
     members = [member] if isinstance(member, SensorDataset) else list(member)
-    sizes = [m.res[0] for m in members]
+    sizes = [m.pixel for m in members]
     if not members or len(set(sizes)) < len(sizes):
         raise ValueError(f'{name}: give one dataset for each grid, got pixel sizes {sizes}')
-    return tuple(sorted(members, key=lambda m: m.res[0]))
+    return tuple(sorted(members, key=lambda m: m.pixel))
 
 
 def _common_multiple(sizes: Sequence[float]) -> float:
@@ -278,10 +285,52 @@ def _common_multiple(sizes: Sequence[float]) -> float:
     return multiple
 
 
+def _view(
+    member: SensorDataset, path: str, grid: Grid, width: float, height: float
+) -> SensorSample:
+    """One acquisition on its own pixels, or warped to *grid* if it is in another CRS."""
+    if raster_crs(member.acquisitions[path].crs) != grid.crs:
+        return member.view(path, grid)
+    native, dx, dy = member.native_grid(
+        path, left=grid.left, top=grid.top, width=width, height=height
+    )
+    view = member.view(path, native)
+    view['dx'], view['dy'] = torch.tensor(dx).float(), torch.tensor(dy).float()
+    return view
+
+
 def _index_in(crs: PROJ_CRS, member: SensorDataset) -> GeoDataFrame:
-    """A copy of a member's index in a CRS, with the name of each row's product."""
-    index = member.index if member.crs == crs else member.index.to_crs(crs)
-    return index.assign(product=[member.acquisitions[path].name for path in index.filepath])
+    """A copy of a member's index in a CRS, with the name of each row's pass."""
+    names = [member.acquisitions[path].name for path in member.index.filepath]
+    if member.crs == crs:
+        return member.index.assign(product=names)
+    return build_index(member.acquisitions, crs=crs_text(crs.srs)).assign(product=names)
+
+
+def _grids_of(
+    grids: Sequence[GeoDataFrame], row: int, ground: shapely.Geometry
+) -> Iterator[tuple[tuple[str, ...], shapely.Geometry]]:
+    """One acquisition of a sensor on each of its grids.
+
+    Args:
+        grids: Index of each grid, with a column ``product``.
+        row: Of the finest grid.
+        ground: What is of interest.
+
+    Yields:
+        Path of the acquisition on each grid, and the ground that all share: once, or not at all
+        where a grid lacks it.
+    """
+    finest = grids[0]
+    paths, common = [finest.filepath.iloc[row]], finest.geometry.iloc[row].intersection(ground)
+    for other in grids[1:]:
+        same = other[other['product'] == finest['product'].iloc[row]]
+        if same.empty:
+            return
+        common = common.intersection(same.geometry.iloc[0])
+        paths.append(same.filepath.iloc[0])
+    if common.area > 0:
+        yield tuple(paths), common
 
 
 def _nearest(
@@ -290,42 +339,22 @@ def _nearest(
     ground: shapely.Geometry,
     *,
     tolerance: pd.Timedelta,
-    position: int | None = None,
-) -> tuple[tuple[str, ...], shapely.Geometry]:
-    """The acquisition of a sensor that lies nearest in time and shares ground.
+) -> Iterator[tuple[tuple[str, ...], shapely.Geometry]]:
+    """Acquisitions of a sensor that share ground, from the nearest in time.
 
     Args:
         grids: Index of each grid of the sensor, with a column ``product``.
         interval: Time of the reference acquisition.
         ground: What must be shared.
         tolerance: Longest gap between the two time intervals.
-        position: Row of the finest grid, if it is known.
 
-    Returns:
-        Path of the acquisition on each grid and the ground that all share; empty if there is none.
+    Yields:
+        Path of the acquisition on each grid and the ground that all share.
     """
-    finest = grids[0]
-    times = finest.index
-    gap = (times.left - interval.right).to_series().clip(lower=pd.Timedelta(0))
-    gap += (interval.left - times.right).to_series().clip(lower=pd.Timedelta(0)).to_numpy()
+    times = grids[0].index
+    gap = (times.left - interval.right).to_series().clip(lower=pd.Timedelta(0)).to_numpy()
+    gap = gap + (interval.left - times.right).to_series().clip(lower=pd.Timedelta(0)).to_numpy()
     between = abs(times.mid - interval.mid)
-    order = [position] if position is not None else between.argsort()
-    for row in order:
-        if position is None and gap.iloc[row] > tolerance:
-            continue
-        common = finest.geometry.iloc[row].intersection(ground)
-        if not common.area > 0:
-            continue
-        paths = [finest.filepath.iloc[row]]
-        for other in grids[1:]:
-            same = other[(other.index.left == times.left[row]) & other.intersects(common)]
-            if same.empty:
-                break
-            own = same[same['product'] == finest['product'].iloc[row]]
-            same = same if own.empty else own  # two baselines of one datatake do not mix
-            best = int(same.intersection(common).area.to_numpy().argmax())
-            common = common.intersection(same.geometry.iloc[best])
-            paths.append(same.filepath.iloc[best])
-        if len(paths) == len(grids):
-            return tuple(paths), common
-    return (), ground
+    for row in between.argsort(kind='stable'):
+        if gap[row] <= tolerance:
+            yield from _grids_of(grids, row, ground)

@@ -6,6 +6,7 @@
 import atexit
 import math
 import os
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,6 +20,8 @@ from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform as warp_points
 from rasterio.windows import Window
+
+from .files import stamp
 
 #: Formats that are read. A list, because GDAL would follow a VRT to other files and to URLs even if
 #: its name ends with ``.tif``.
@@ -43,6 +46,31 @@ class Grid:
     width: int
     height: int
 
+    @classmethod
+    def over(
+        cls,
+        crs: CRS,
+        left: float,
+        top: float,
+        width: float,
+        height: float,
+        xres: float,
+        yres: float,
+    ) -> 'Grid':
+        """The grid over a rectangle, at least one pixel wide and high.
+
+        Args:
+            crs: Of all lengths.
+            left: West edge.
+            top: North edge.
+            width: East-west extent.
+            height: North-south extent.
+            xres: Pixel size.
+            yres: Pixel size.
+        """
+        columns, rows = max(1, round(width / xres)), max(1, round(height / yres))
+        return cls(crs, left, top, xres, yres, columns, rows)
+
     @property
     def transform(self) -> Affine:
         """Affine transform from pixel to CRS coordinates."""
@@ -55,35 +83,22 @@ class Grid:
         return self.left, self.top - self.height * self.yres, right, self.top
 
 
-@dataclass(frozen=True, slots=True)
-class Lattice:
-    """Points to which patches snap, so that every aligned grid is read untouched."""
-
-    x: float  #: easting of one point, a pixel corner of the reference grid
-    y: float  #: northing of it
-    step: float  #: metres between points: the least common multiple of all pixel sizes
-
-
 def open_raster(path: str) -> DatasetReader:
     """Open a raster, or return the handle that this process already holds.
 
     A GDAL handle that a forked worker inherits shares its file position with the parent and reads
-    wrong pixels without an error, so handles are kept for each process apart. A file that was
-    written anew is opened anew.
+    wrong pixels without an error, and one that two threads use mixes them up, so handles are kept
+    for each apart. A file that was written anew is opened anew.
 
     Raises:
         rasterio.errors.RasterioIOError: If the file cannot be read or is in no known format.
     """
-    try:
-        status = os.stat(path)
-    except OSError:  # a path of GDAL's own (/vsizip/...), or no file: GDAL says which
-        return _open(path, os.getpid(), (0, 0))
-    return _open(path, os.getpid(), (status.st_mtime_ns, status.st_ino))
+    return _open(path, os.getpid(), threading.get_ident(), stamp(path))
 
 
 @lru_cache(maxsize=256)
-def _open(path: str, pid: int, version: tuple[int, int]) -> DatasetReader:
-    """Open *path* once in the process *pid*, for each *version* of the file."""
+def _open(path: str, pid: int, thread: int, version: tuple[int, ...]) -> DatasetReader:
+    """Open *path* once in a *thread* of the process *pid*, for each *version* of the file."""
     # rasterio.open takes one driver, and looking at the driver afterwards is too late: a warped VRT
     # opens its source, maybe a URL, as it is opened
     with rasterio.Env():

@@ -4,8 +4,8 @@
 """The base of all sensor datasets: calibrated views on native grids."""
 
 import math
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,24 +15,26 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pyproj import CRS as PROJ_CRS
-from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from torch import Tensor
-from torchgeo.datasets import DatasetNotFoundError, RasterDataset, RGBBandsMissingError
-from torchgeo.datasets.utils import GeoSlice, Path
+from torchgeo.datasets import RGBBandsMissingError
+from torchgeo.datasets.utils import GeoSlice
 
 from ..sensors import QA, Band, Sensor
 from ..types import SensorSample
-from .collate import merge_views
-from .index import Acquisition, build_index, complete, find_acquisitions
-from .join import JoinableDataset
+from .catalog import Catalog
+from .collate import merge_views, stack_views
+from .files import Paths
+from .geometry import crs_text, project, raster_crs
+from .index import Tile
 from .plot import draw_panels, true_color
-from .read import Grid, Lattice, read
+from .quality import is_bad
+from .read import Grid, read
 
 _CELSIUS_TO_KELVIN = 273.15
 
 
-class SensorDataset(JoinableDataset, RasterDataset):
+class SensorDataset(Catalog):
     """Acquisitions of one sensor, read on one of its native grids.
 
     An ordinary TorchGeo dataset: index it with ``ds[x, y, t]`` slices, join it with ``&`` and
@@ -40,62 +42,80 @@ class SensorDataset(JoinableDataset, RasterDataset):
 
     Where the query's pixels agree with the file's they come untouched; where they are finer and
     nest, each is repeated; otherwise they are resampled once (bilinear, area average towards
-    coarser pixels; nearest for quality bands). If several acquisitions answer a query, the earliest
-    valid pixel wins and ``t`` is the earliest acquisition's.
+    coarser pixels; nearest for quality bands). Tiles that one pass saw are one acquisition, laid
+    over each other: the first valid pixel wins. If several acquisitions answer a query, the
+    earliest valid pixel wins and ``t`` and the facts of the bands are the earliest acquisition's.
+
+    Its samples are in its :attr:`crs`: what lies in another UTM zone is warped once.
+    (:class:`MultiSensorDataset` reads each patch in the zone of its acquisition instead.)
 
     Subclasses name their :attr:`sensor`.
     """
-
-    sensor: Sensor
 
     def __init_subclass__(cls) -> None:
         """Take what TorchGeo's base asks for from the sensor's table."""
         super().__init_subclass__()
         if hasattr(cls, 'sensor'):
-            cls.filename_glob = cls.sensor.filename_glob
             cls.filename_regex = cls.sensor.filename_regex
             cls.date_format = cls.sensor.date_format
 
     def __init__(
         self,
-        paths: Path | Iterable[Path] = 'data',
+        paths: Paths = 'data',
         *,
         bands: Sequence[str] | None = None,
         res: float | None = None,
-        crs: PROJ_CRS | None = None,
+        crs: PROJ_CRS | str | None = None,
         calibrate: bool = True,
-        qa: QA | bool = True,
+        qa: QA | Sequence[QA] | bool = True,
+        max_cloud: float | None = None,
+        time_series: bool = False,
+        strict: bool = False,
+        cache: bool | str | Path = True,
         transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
-        """Find the acquisitions and read one header of each.
+        """Find the acquisitions and read the headers that the cache does not know.
 
         Args:
-            paths: Folders to search, or files.
+            paths: Folders to search, files, patterns, or archives.
             bands: Names as in the sensor's table. By default the reflectance bands whose native
                 grid is *res*, or, without *res*, the grid of the red band.
             res: Pixel size in units of *crs*; by default the finest native grid among *bands*.
-            crs: Of the index and of what is read; by default the first file's.
+            crs: Of the index and of what is read; by default the first acquisition's.
             calibrate: Deliver reflectance and kelvin; otherwise digital numbers.
-            qa: Mask by the sensor's quality band; a :class:`~..sensors.QA` to mask by other bits or
-                classes; False for nodata alone.
+            qa: Mask by the sensor's quality bands; one or more :class:`~..sensors.QA` to mask by
+                other bits or classes; False for nodata and saturation alone.
+            max_cloud: Leave out acquisitions of which a larger share (0-1) is not clear: 1 - their
+                ``clear_fraction``, as the product's metadata tell it or, without them, a thinned
+                read of the quality band.
+            time_series: Deliver all acquisitions that answer a query, ``(T, C, H, W)``, instead of
+                one mosaic; see :func:`~.collate.collate_series`.
+            strict: Raise if a product cannot be used, instead of leaving it out with a warning.
+            cache: Keep what headers and metadata tell: in a hidden folder beside the data (or, if
+                that cannot be written, in the user's cache folder), in a folder of your own, or
+                not at all (False). A file whose name, size or time changed is read anew.
             transforms: Called on each sample.
 
         Raises:
             DatasetNotFoundError: If no complete acquisition is found.
-            ValueError: If a band is not in the sensor's table.
+            ValueError: If a band is not in the sensor's table, a product is left out and *strict*,
+                all are cloudier than *max_cloud*, or reflectance is asked for and neither metadata
+                nor name tell the calibration.
         """
         self.paths = paths
         self.transforms = transforms
         self.calibrate = calibrate
+        self.time_series = time_series
         self.nodata: float | None = self.sensor.nodata
-        self.qa: QA | None = self.sensor.qa if qa is True else (qa or None)
+        self.qa: tuple[QA, ...] = _quality(qa, self.sensor)
         self.all_bands = self.sensor.band_names
         self.rgb_bands = self.sensor.rgb
         self.bands = tuple(bands) if bands is not None else self._default_bands(res)
         self._bands = self.sensor.select(self.bands)
-        self._find(res=res, crs=crs)
-
-    # -- index ---------------------------------------------------------------------------------
+        needed = [*self.bands, *(qa.band for qa in self.qa)]
+        self._find(
+            self.bands, needed, res=res, crs=crs, max_cloud=max_cloud, cache=cache, strict=strict
+        )
 
     def _default_bands(self, res: float | None) -> tuple[str, ...]:
         """Reflectance bands of the grid *res*, or of the grid that holds the red band."""
@@ -111,43 +131,14 @@ class SensorDataset(JoinableDataset, RasterDataset):
             )
         return names
 
-    def _find(self, *, res: float | None, crs: PROJ_CRS | None) -> None:
-        """Fill the index.
+    def _settle(self, tile: Tile) -> None:
+        """Refuse reflectance that nothing tells how to calibrate.
 
         Raises:
-            DatasetNotFoundError: If no complete acquisition is found.
+            ValueError: If so.
         """
-        needed = [*self.bands, *([self.qa.band] if self.qa else [])]
-        acquisitions = self._scan(self.files, needed)
-        finest = min(self._bands, key=lambda band: band.gsd_m)
-        wanted = res or finest.gsd_m
-        self.acquisitions = {a.file(finest.name, wanted): a for a in acquisitions}
-        for acquisition in acquisitions:
-            self._describe(acquisition)
-        if not self.acquisitions:
-            raise DatasetNotFoundError(self)
-        self.index, file_res = build_index(self.acquisitions, crs=crs)
-        if self.index.empty:
-            raise DatasetNotFoundError(self)
-        size = float(res or file_res)
-        self._res = (size, size)
-
-    def _scan(self, files: Iterable[str], needed: Sequence[str]) -> list[Acquisition]:
-        """Group files into acquisitions that have all the bands needed."""
-        found = find_acquisitions(
-            files,
-            filename_regex=self.filename_regex,
-            date_format=self.date_format,
-            group=self._product,
-        )
-        return complete(found, needed)
-
-    def _product(self, path: str, match: re.Match[str]) -> str:
-        """Name that all files of one acquisition share."""
-        return match['product']
-
-    def _describe(self, acquisition: Acquisition) -> None:
-        """Take time and calibration from the product's metadata, where it has any."""
+        if self.calibrate and tile.uncalibrated:
+            raise ValueError(f'{tile.name}: {tile.uncalibrated}')
 
     # -- samples -------------------------------------------------------------------------------
 
@@ -170,23 +161,24 @@ class SensorDataset(JoinableDataset, RasterDataset):
         rows = rows.sort_index(key=lambda i: i.left, kind='stable')
         if rows.empty:
             raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
-        grid = Grid(
-            CRS.from_user_input(self.crs),
-            x.start,
-            y.stop,
-            x.step,
-            y.step,
-            max(1, round((x.stop - x.start) / x.step)),
-            max(1, round((y.stop - y.start) / y.step)),
-        )
-        paths = iter(rows.filepath)
-        sample: dict[str, Any] = dict(self.view(next(paths), grid))
-        for path in paths:
+        crs = raster_crs(crs_text(self.crs.srs))
+        grid = Grid.over(crs, x.start, y.stop, x.stop - x.start, y.stop - y.start, x.step, y.step)
+        if self.time_series:
+            sample = stack_views([dict(self.view(path, grid)) for path in rows.filepath])
+        else:
+            sample = self._mosaic(list(rows.filepath), grid)
+        sample['bounds'] = self._slice_to_tensor((x, y, t)).float()
+        return self.transforms(sample) if self.transforms is not None else sample
+
+    def _mosaic(self, paths: Sequence[str], grid: Grid) -> dict[str, Any]:
+        """Acquisitions laid over each other, until all pixels are valid."""
+        first, *rest = paths
+        sample: dict[str, Any] = dict(self.view(first, grid))
+        for path in rest:
             if sample['valid'].all():
                 break
             sample = merge_views([sample, dict(self.view(path, grid))])
-        sample['bounds'] = self._slice_to_tensor((x, y, t)).float()
-        return self.transforms(sample) if self.transforms is not None else sample
+        return sample
 
     def view(self, path: str, grid: Grid) -> SensorSample:
         """Read one acquisition on one grid.
@@ -196,15 +188,26 @@ class SensorDataset(JoinableDataset, RasterDataset):
             grid: Any grid; see the class on what happens where it differs from the native one.
 
         Returns:
-            The view; pixels outside of the acquisition are not valid.
+            The view; pixels outside of the acquisition are not valid. ``t`` is the time of the
+            first tile that has a valid pixel.
         """
         acquisition = self.acquisitions[path]
-        dn, valid = self._read_bands(acquisition, grid)
-        if self.qa is not None:
-            valid &= self._read_quality(acquisition, grid)
-        image = self._to_units(dn, acquisition) if self.calibrate else dn
-        image = np.where(valid, image, np.float32(0))
-        facts = self._band_facts(acquisition)
+        image = np.zeros((len(self.bands), grid.height, grid.width), dtype=np.float32)
+        valid = np.zeros((grid.height, grid.width), dtype=bool)
+        source = None
+        for tile in acquisition.tiles:
+            if len(acquisition.tiles) > 1 and not _touches(tile, grid):
+                continue
+            own, good = self._read_tile(tile, grid)
+            fill = good & ~valid
+            if fill.any():
+                source = source or tile
+                image = np.where(fill, own, image)
+                valid |= good
+            if valid.all():
+                break
+        source = source or acquisition.tiles[0]
+        facts = self._band_facts(source.platform)
         left, bottom, right, top = grid.bounds
         start, stop = acquisition.start.timestamp(), acquisition.stop.timestamp()
         patch = [left, right, grid.xres, bottom, top, grid.yres, start, stop, 1]
@@ -215,7 +218,7 @@ class SensorDataset(JoinableDataset, RasterDataset):
             'bandwidth': facts['bandwidth'],
             'gsd': facts['gsd'],
             'res': torch.tensor(grid.xres, dtype=torch.float32),
-            't': torch.tensor(acquisition.time.timestamp(), dtype=torch.float64),
+            't': torch.tensor(source.time.timestamp(), dtype=torch.float64),
             'dx': torch.tensor(0.0),
             'dy': torch.tensor(0.0),
             'bounds': torch.tensor(patch, dtype=torch.float32),
@@ -238,48 +241,33 @@ class SensorDataset(JoinableDataset, RasterDataset):
             The window, and by how many metres it lies east and north of the patch.
         """
         acquisition = self.acquisitions[path]
-        assert acquisition.crs is not None, 'filled in by build_index'
-        (xres, yres), (x0, y0) = self.res, acquisition.corner
-        snapped_left = x0 + math.floor((left - x0) / xres + 0.5) * xres
-        snapped_top = y0 + math.floor((top - y0) / yres + 0.5) * yres
-        grid = Grid(
-            acquisition.crs,
-            snapped_left,
-            snapped_top,
-            xres,
-            yres,
-            round(width / xres),
-            round(height / yres),
+        res, (x0, y0) = self.pixel, acquisition.corner
+        snapped_left = x0 + math.floor((left - x0) / res + 0.5) * res
+        snapped_top = y0 + math.floor((top - y0) / res + 0.5) * res
+        grid = Grid.over(
+            raster_crs(acquisition.crs), snapped_left, snapped_top, width, height, res, res
         )
         return grid, snapped_left - left, snapped_top - top
 
-    def lattice(self, position: int) -> Lattice:
-        """Pixel corners of one acquisition: patches that snap to them are read untouched.
-
-        Args:
-            position: Row of the index.
-        """
-        acquisition = self.acquisitions[self.index.filepath.iloc[position]]
-        if CRS.from_user_input(self.crs) == acquisition.crs:
-            return Lattice(*acquisition.corner, self.res[0])
-        return Lattice(0.0, 0.0, self.res[0])
-
     # -- pixels --------------------------------------------------------------------------------
 
-    def _locate(self, acquisition: Acquisition, band: str) -> tuple[str, int]:
-        """File of a band, and its place in the file."""
-        return acquisition.file(band, self.res[0]), 1
+    def _read_tile(self, tile: Tile, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """One tile in the units of its bands ``(C, H, W)``, 0 where it is not valid ``(H, W)``."""
+        dn, valid = self._read_bands(tile, grid)
+        for qa in self.qa:
+            codes, inside = self._quality_codes(tile, qa, grid)
+            valid &= inside & ~is_bad(qa, codes, self.bands)
+        image = self._to_units(dn, tile) if self.calibrate else dn
+        return np.where(valid, image, np.float32(0)), valid
 
-    def _read_bands(
-        self, acquisition: Acquisition, grid: Grid
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _read_bands(self, tile: Tile, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Digital numbers ``(C, H, W)`` and where all bands have data ``(H, W)``."""
         shape = (grid.height, grid.width)
         dn = np.zeros((len(self.bands), *shape), dtype=np.float32)
         valid = np.ones(shape, dtype=bool)
         places: dict[str, list[tuple[int, int]]] = {}
         for position, band in enumerate(self.bands):
-            path, number = self._locate(acquisition, band)
+            path, number = self._locate(tile, band)
             places.setdefault(path, []).append((position, number))
         for path, bands in places.items():
             data, inside = read(
@@ -294,46 +282,36 @@ class SensorDataset(JoinableDataset, RasterDataset):
         return dn, valid
 
     def _has_data(self, data: NDArray) -> NDArray[np.bool_]:
-        """Where all bands of ``(C, H, W)`` differ from nodata and are numbers."""
+        """Where all bands of ``(C, H, W)`` are numbers, neither nodata nor saturated."""
         good = np.ones(data.shape[1:], dtype=bool)
-        if self.nodata is not None:
-            good &= (data != self.nodata).all(axis=0)
+        for value in (self.nodata, self.sensor.saturated):
+            if value is not None:
+                good &= (data != value).all(axis=0)
         if np.issubdtype(data.dtype, np.floating):
             good &= np.isfinite(data).all(axis=0)
         return good
 
-    def _read_quality(self, acquisition: Acquisition, grid: Grid) -> NDArray[np.bool_]:
-        """Where the quality band calls the pixel good; never interpolated."""
-        assert self.qa is not None, 'the caller checks'
-        path, number = self._locate(acquisition, self.qa.band)
-        data, inside = read(
-            path, grid, indexes=[number], nodata=None, resampling=Resampling.nearest
-        )
-        codes = data[0].astype(np.int64)
-        bad = np.isin(codes, self.qa.bad_values)
-        for bit in self.qa.bad_bits:
-            bad |= (codes >> bit) & 1 == 1
-        return inside & ~bad
-
-    def _to_units(self, dn: NDArray[np.float32], acquisition: Acquisition) -> NDArray[np.float32]:
+    def _to_units(self, dn: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
         """Digital numbers ``(C, H, W)`` to reflectance and kelvin."""
         scale, offset = np.array(
-            [self._calibration(acquisition, band) for band in self._bands], dtype=np.float32
+            [self._calibration(tile, band) for band in self._bands], dtype=np.float32
         ).T
         return dn * scale[:, None, None] + offset[:, None, None]
 
-    def _calibration(self, acquisition: Acquisition, band: Band) -> tuple[float, float]:
+    def _calibration(self, tile: Tile, band: Band) -> tuple[float, float]:
         """Scale and offset of a band to reflectance or kelvin."""
-        scale = acquisition.scale.get(band.name, band.scale)
-        offset = acquisition.offset.get(band.name, band.offset)
+        scale = tile.scale.get(band.name, band.scale)
+        offset = tile.offset.get(band.name, band.offset)
         return scale, offset + (_CELSIUS_TO_KELVIN if band.unit == 'celsius' else 0)
 
-    def _band_facts(self, acquisition: Acquisition) -> dict[str, Tensor]:
+    def _band_facts(self, platform: str) -> dict[str, Tensor]:
         """Wavelength, bandwidth and ground sample distance, ``(C,)`` each."""
+        known = {band.name: band for band in self.sensor.bands_of(platform)}
+        bands = [known[band.name] for band in self._bands]
         facts = {
-            'wavelength': [band.center_wavelength_um for band in self._bands],
-            'bandwidth': [band.fwhm_um for band in self._bands],
-            'gsd': [band.gsd_m for band in self._bands],
+            'wavelength': [band.center_wavelength_um for band in bands],
+            'bandwidth': [band.fwhm_um for band in bands],
+            'gsd': [band.gsd_m for band in bands],
         }
         return {key: torch.tensor(value, dtype=torch.float32) for key, value in facts.items()}
 
@@ -342,7 +320,7 @@ class SensorDataset(JoinableDataset, RasterDataset):
     def plot(
         self, sample: dict[str, Any], show_titles: bool = True, suptitle: str | None = None
     ) -> Figure:
-        """Draw a sample in true colour; pixels that are not valid are grey.
+        """Draw a sample in true colour; pixels that are not valid are hatched.
 
         Args:
             sample: A sample of this dataset; ``mask`` and ``prediction`` are drawn beside it.
@@ -361,3 +339,17 @@ class SensorDataset(JoinableDataset, RasterDataset):
         panels = [(self.sensor.title, true_color(sample['image'][order], sample['valid']))]
         panels += [(key, sample[key]) for key in ('mask', 'prediction') if key in sample]
         return draw_panels(panels, show_titles=show_titles, suptitle=suptitle)
+
+
+def _quality(qa: QA | Sequence[QA] | bool, sensor: Sensor) -> tuple[QA, ...]:
+    """Quality bands to mask by."""
+    if isinstance(qa, bool):
+        return sensor.qa if qa else ()
+    return (qa,) if isinstance(qa, QA) else tuple(qa)
+
+
+def _touches(tile: Tile, grid: Grid) -> bool:
+    """Whether a tile may have pixels on a grid."""
+    crs = crs_text(grid.crs.to_string())
+    patch = project(shapely.box(*grid.bounds), crs, tile.crs)
+    return bool(tile.ground.intersects(patch))

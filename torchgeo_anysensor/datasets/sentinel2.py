@@ -1,74 +1,177 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""Sentinel-2 products in the SAFE format."""
+"""Sentinel-2 products: SAFE trees, their archives, and the flat layouts of public clouds."""
 
 import os
 import re
-from pathlib import Path
-from xml.etree import ElementTree
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import PurePath
+from typing import Any
 
-from ..sensors import get_sensor
-from .index import Acquisition
+import numpy as np
+import pandas as pd
+import shapely
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.features import rasterize
+
+from ..sensors import QA, get_sensor
+from .files import Paths, read_bytes, stamp
+from .geometry import crs_text, project
+from .index import Tile, set_time
+from .read import Grid, read
+from .safe import (
+    BAND_IDS,
+    ProductName,
+    baseline_offset,
+    clear_fraction,
+    product_name,
+    read_cloud_polygons,
+    read_metadata,
+)
 from .sensor import SensorDataset
 
-# Bands as in the file names, in the order of bandId in the metadata (Spectral_Information).
-_BAND_IDS = (
-    'B01',
-    'B02',
-    'B03',
-    'B04',
-    'B05',
-    'B06',
-    'B07',
-    'B08',
-    'B8A',
-    'B09',
-    'B10',
-    'B11',
-    'B12',
-)
+_DAY = pd.Timedelta(days=1) - pd.Timedelta('1us')
 
-# First processing baseline that adds an offset to the digital numbers.
-_FIRST_WITH_OFFSET = (4, 0)
+# Bands of MSK_CLASSI, and kinds in MSK_CLOUDS, to the bits of the quality band that they become
+_CLASSES = ('OPAQUE', 'CIRRUS', 'SNOW')
 
 
 class _Sentinel2(SensorDataset):
-    """What Level-1C and Level-2A share: the SAFE tree and its calibration."""
+    """What Level-1C and Level-2A share: the layouts and the calibration."""
 
-    def _product(self, path: str, match: re.Match[str]) -> str:
-        """The SAFE folder, so that two baselines of one datatake stay apart."""
-        safe = _safe_folder(path)
-        return os.path.join(safe or os.path.dirname(path), match['product'])
+    def __init__(
+        self, paths: Paths = 'data', *, baseline: str | None = None, **kwargs: Any
+    ) -> None:
+        """Find the acquisitions.
 
-    def _describe(self, acquisition: Acquisition) -> None:
+        Args:
+            paths: Folders to search, files, patterns, or archives.
+            baseline: Processing baseline, ``'05.09'``, that tells the offset where neither
+                metadata nor folder names do. It goes before both: for files whose provider has
+                removed the offset already, give one from before 04.00.
+            **kwargs: See :class:`SensorDataset`.
+
+        Raises:
+            DatasetNotFoundError: If no complete acquisition is found.
+            ValueError: If nothing tells the offset; also see :class:`SensorDataset`.
+        """
+        self._offset = None if baseline is None else baseline_offset(baseline)
+        super().__init__(paths, **kwargs)
+
+    def _tiles(self, files: Iterable[str]) -> list[Tile]:
+        """Group files by product; the other level has files of the same names."""
+        level = self.sensor.name[-3:].upper()
+        return [
+            tile
+            for tile in super()._tiles(files)
+            if (name := _product(tile)) is None or name.level == level
+        ]
+
+    def _name(self, path: str, match: re.Match[str]) -> str:
+        """Product folder and tile, so that two baselines of one datatake stay apart."""
+        groups = match.groupdict()
+        tile = '_'.join(filter(None, (groups['tile'], groups['date'])))
+        return os.path.join(_root(path), tile) if tile else _root(path)
+
+    def _attach(self, tile: Tile, folders: dict[str, list[str]]) -> None:
+        """Find the metadata above the bands, and the masks beside them."""
+        path = next(iter(next(iter(tile.files.values())).values()))
+        root, folder = _root(path), os.path.dirname(path)
+        while True:
+            for name in (folder, os.path.join(folder, 'QI_DATA')):
+                for found in folders.get(name, ()):
+                    if os.path.basename(found).startswith('MSK_'):
+                        tile.files['MSK_CLASSI'] = {0.0: found}
+                    elif os.path.basename(found).startswith('MTD_MSI'):
+                        tile.metadata.append(found)
+            if folder == root or not folder.startswith(root):
+                return
+            folder = os.path.dirname(folder)
+
+    def _describe(self, tile: Tile) -> None:
         """Take quantification and offsets from the product, never from the date.
 
         Raises:
-            ValueError: If neither the metadata nor the name of the product tells the offset.
+            ValueError: If the metadata cannot be read, or nothing tells the time.
         """
-        if not self.calibrate:
-            return
-        path = acquisition.file(self.bands[0], 0)
-        safe = _safe_folder(path)
-        metadata = sorted(Path(safe).glob('MTD_MSIL*.xml')) if safe else []
-        if metadata:
-            quantification, offsets = read_offsets(metadata[0])
-            acquisition.scale = dict.fromkeys(_BAND_IDS, 1 / quantification)
+        name = _product(tile)
+        start = None
+        if name is not None:
+            tile.tile, tile.baseline, start = (
+                tile.tile or name.tile,
+                name.baseline or '',
+                name.start,
+            )
+            tile.platform = self.sensor.platform_codes.get(name.platform, '')
+        if tile.metadata:
+            source = tile.metadata[0]
+            metadata = read_metadata(read_bytes(source), source=source)
+            tile.platform, tile.baseline = metadata.platform, metadata.baseline
+            tile.clear_fraction = clear_fraction(metadata)
+            tile.scale = dict.fromkeys(BAND_IDS, 1 / metadata.quantification)
+            tile.offset = {
+                band: offset / metadata.quantification for band, offset in metadata.offsets.items()
+            }
+            if len(metadata.tiles) == 1:
+                tile.tile = tile.tile or metadata.tiles[0]
+            start = metadata.start
         else:
-            offset = _offset_from_name(os.path.basename(safe or ''))
-            if offset is None:
-                raise ValueError(
-                    f'{path}: cannot tell whether the reflectance has an offset: there is neither '
-                    'MTD_MSIL*.xml nor a folder name with the processing baseline (_N0509_). '
-                    'Keep the files in their .SAFE folder, or use StackDataset and give the offset'
-                )
-            quantification, offsets = 1e4, dict.fromkeys(_BAND_IDS, offset)
-        acquisition.offset = {band: value / quantification for band, value in offsets.items()}
+            self._guess_nothing(tile)
+        if tile.date:
+            set_time(tile, self.date_format)
+        elif start is not None:
+            tile.start = start
+            whole_day = start == start.normalize()  # a name with a date alone
+            tile.stop = start + (_DAY if whole_day else pd.Timedelta('999999us'))
+        else:
+            raise ValueError(
+                'nothing tells when it was acquired: neither the names of its files '
+                '(T32TPQ_20200614T101559_B02_10m.tif) or folder nor MTD_MSIL*.xml beside them'
+            )
+
+    def _guess_nothing(self, tile: Tile) -> None:
+        """Take the offset from the baseline in the name, or say why there is none."""
+        if not tile.baseline:
+            tile.uncalibrated = (
+                'cannot tell whether the reflectance has an offset: there is neither '
+                'MTD_MSIL*.xml nor a folder name with the processing baseline (_N0509_). Keep the '
+                "files in their .SAFE folder, put the metadata beside them, or give baseline='05.09'"
+            )
+            return
+        try:
+            offset = baseline_offset(tile.baseline)
+        except ValueError as error:
+            tile.uncalibrated = str(error)
+            return
+        tile.offset = dict.fromkeys(BAND_IDS, offset / 1e4)
+
+    def _settle(self, tile: Tile) -> None:
+        """Let the baseline that the user gave go before everything.
+
+        Raises:
+            ValueError: If nothing tells the offset.
+        """
+        if self._offset is not None:
+            scale = tile.scale.get('B02', 1e-4)
+            tile.offset = dict.fromkeys(BAND_IDS, self._offset * scale)
+            tile.uncalibrated = ''
+        super()._settle(tile)
+
+    def _pass(self, tile: Tile) -> str:
+        """Datatake and baseline."""
+        if tile.stop - tile.start >= _DAY:
+            return tile.name
+        return f'{self.sensor.name} {tile.platform} {tile.start} {tile.baseline}'
 
 
 class Sentinel2L2A(_Sentinel2):
     """Sentinel-2 Level-2A surface reflectance, masked by the scene classification (SCL).
+
+    Reads ``.SAFE`` trees, the ``.zip`` that they are delivered in, and folders with one file a
+    band (``B02.tif``, or ``T32TPQ_20200614T101559_B02_10m.tif``).
 
     Source: Sentinel-2 Products Specification Document, S2-PDGS-TAS-DI-PSD.
     """
@@ -77,57 +180,61 @@ class Sentinel2L2A(_Sentinel2):
 
 
 class Sentinel2L1C(_Sentinel2):
-    """Sentinel-2 Level-1C top-of-atmosphere reflectance; nodata is masked, clouds are not.
+    """Sentinel-2 Level-1C top-of-atmosphere reflectance, masked by the product's cloud masks.
+
+    The masks are rasters from baseline 04.00 on (``MSK_CLASSI_B00``) and polygons before
+    (``MSK_CLOUDS_B00.gml``). Either becomes a bit field: bit 0 opaque cloud, 1 cirrus, 2 snow or
+    ice. Pixels outside of the detectors' footprint are 0, which is nodata.
 
     Source: Sentinel-2 Products Specification Document, S2-PDGS-TAS-DI-PSD.
     """
 
     sensor = get_sensor('sentinel2_l1c')
 
+    def _quality_codes(
+        self, tile: Tile, qa: QA, grid: Grid
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The cloud masks as one bit field ``(H, W)``."""
+        path, _ = self._locate(tile, qa.band)
+        codes = np.zeros((grid.height, grid.width), dtype=np.int64)
+        if not path.lower().endswith('.gml'):
+            masks, inside = read(
+                path, grid, indexes=[1, 2, 3], nodata=None, resampling=Resampling.nearest
+            )
+            for bit, mask in enumerate(masks):
+                codes |= (mask > 0).astype(np.int64) << bit
+            return codes, inside
+        target = crs_text(grid.crs.to_string())
+        for bit, kind in enumerate(_CLASSES):
+            shapes = [
+                (project(polygon, tile.crs, target), 1)
+                for polygon, own in _polygons(path, stamp(path))
+                if own == kind
+            ]
+            if shapes:
+                codes |= (
+                    rasterize(
+                        shapes, out_shape=codes.shape, transform=grid.transform, dtype='uint8'
+                    ).astype(np.int64)
+                    << bit
+                )
+        return codes, np.ones(codes.shape, dtype=bool)
 
-def _safe_folder(path: str) -> str | None:
-    """The ``.SAFE`` folder above a file, if there is one."""
-    for parent in Path(path).parents:
-        if parent.suffix.upper() == '.SAFE':
+
+@lru_cache(maxsize=64)
+def _polygons(path: str, version: tuple[int, int]) -> list[tuple[shapely.Polygon, str]]:
+    """Cloud polygons of a file, for each *version* of it."""
+    return read_cloud_polygons(read_bytes(path), source=path)
+
+
+def _product(tile: Tile) -> ProductName | None:
+    """What the names of folders tell."""
+    return product_name(next(iter(next(iter(tile.files.values())).values())))
+
+
+def _root(path: str) -> str:
+    """Folder of a product: the one that is named like one, or else that of the file."""
+    for parent in PurePath(path).parents:
+        if parent.suffix.upper() == '.SAFE' or product_name(parent.name):
             return str(parent)
-    return None
-
-
-def _offset_from_name(name: str) -> float | None:
-    """Offset in DN that the baseline in a product name implies."""
-    match = re.search(r'_N(\d{2})(\d{2})_', name)
-    if match is None:
-        return None
-    return -1000.0 if (int(match[1]), int(match[2])) >= _FIRST_WITH_OFFSET else 0.0
-
-
-def read_offsets(path: Path) -> tuple[float, dict[str, float]]:
-    """Read the calibration of a product.
-
-    Args:
-        path: ``MTD_MSIL1C.xml`` or ``MTD_MSIL2A.xml``.
-
-    Returns:
-        Quantification value, and the offset in DN of each band (0 in baselines that have none).
-
-    Raises:
-        ValueError: If the file is no such metadata.
-    """
-    text = path.read_text(encoding='utf-8')
-    if '<!DOCTYPE' in text or '<!ENTITY' in text:  # products have none; entities could expand
-        raise ValueError(f'{path}: a Sentinel-2 metadata file has no DOCTYPE, this one does')
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise ValueError(f'{path}: not a readable XML file ({error})') from None
-    quantification = 0.0
-    offsets = dict.fromkeys(_BAND_IDS, 0.0)
-    for element in root.iter():
-        tag = element.tag.rpartition('}')[2]
-        if tag in ('QUANTIFICATION_VALUE', 'BOA_QUANTIFICATION_VALUE'):
-            quantification = float(element.text or 0)
-        elif tag in ('RADIO_ADD_OFFSET', 'BOA_ADD_OFFSET'):
-            offsets[_BAND_IDS[int(element.attrib['band_id'])]] = float(element.text or 'nan')
-    if not quantification > 0:
-        raise ValueError(f'{path}: has no QUANTIFICATION_VALUE; is it the metadata of a product?')
-    return quantification, offsets
+    return os.path.dirname(path)

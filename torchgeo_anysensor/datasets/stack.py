@@ -3,16 +3,19 @@
 
 """Any GeoTIFF series of a declared sensor."""
 
+import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pyproj import CRS as PROJ_CRS
-from torchgeo.datasets.utils import Path, find_files
 
 from ..sensors import QA, Band, Sensor, get_sensor
-from .index import Acquisition, complete, find_acquisitions
+from .files import Listing, Paths, list_files
+from .index import Tile, find_tiles
 from .read import open_raster
 from .sensor import SensorDataset
 
@@ -28,7 +31,7 @@ class StackDataset(SensorDataset):
     def __init__(
         self,
         sensor: str | Sensor,
-        paths: Path | Iterable[Path] = 'data',
+        paths: Paths = 'data',
         *,
         bands: Sequence[str],
         scale: float | Mapping[str, float],
@@ -42,7 +45,11 @@ class StackDataset(SensorDataset):
         qa: QA | None = None,
         qa_regex: str | None = None,
         res: float | None = None,
-        crs: PROJ_CRS | None = None,
+        crs: PROJ_CRS | str | None = None,
+        max_cloud: float | None = None,
+        time_series: bool = False,
+        strict: bool = False,
+        cache: bool | str | Path = True,
         transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         r"""Find the acquisitions and read one header of each.
@@ -66,19 +73,26 @@ class StackDataset(SensorDataset):
             qa_regex: Names of separate quality files; the group ``date`` tells the acquisition.
             res: Pixel size in units of *crs*; by default the first file's.
             crs: Of the index and of what is read; by default the first file's.
+            max_cloud: See :class:`SensorDataset`, like the three below.
+            time_series: All acquisitions of a query instead of a mosaic.
+            strict: Raise if a file cannot be used.
+            cache: Where to keep what headers tell.
             transforms: Called on each sample.
 
         Raises:
             DatasetNotFoundError: If no file fits.
             ValueError: If a band is not known, or scale or offset lack a band.
         """
-        self.sensor = get_sensor(sensor)
+        # What marks clouds and saturation in the agency's files need not do so in these
+        quality = (qa,) if qa is not None else ()
+        self.sensor = replace(get_sensor(sensor), qa=quality, saturated=None)
         self.filename_glob = filename_glob
         self.filename_regex = filename_regex
         self.date_format = date_format
         self._file_bands = tuple(bands)
         self._date = date
         self._qa_regex = qa_regex
+        self._quality = qa
         known = {band.name: band.unit for band in self.sensor.bands}
         if select is None:
             select = [name for name in bands if known.get(name) == 'reflectance']
@@ -92,7 +106,16 @@ class StackDataset(SensorDataset):
         self._offset = _by_band('offset', offset, select)
         self._check_groups(qa)
         super().__init__(
-            paths, bands=select, res=res, crs=crs, qa=qa or False, transforms=transforms
+            paths,
+            bands=select,
+            res=res,
+            crs=crs,
+            qa=qa or False,
+            max_cloud=max_cloud,
+            time_series=time_series,
+            strict=strict,
+            cache=cache,
+            transforms=transforms,
         )
         self.nodata = (
             nodata if nodata is not None else open_raster(self.index.filepath.iloc[0]).nodata
@@ -116,56 +139,61 @@ class StackDataset(SensorDataset):
                 'add it there, or give qa_regex for separate files'
             )
 
-    def _scan(self, files: Iterable[str], needed: Sequence[str]) -> list[Acquisition]:
-        """Group files, and find the quality files that belong to them."""
-        found = find_acquisitions(
-            files,
-            filename_regex=self.filename_regex,
-            date_format=self.date_format,
-            date=self._date,
-            group=self._product,
+    def _list(self) -> Listing:
+        """Files that *filename_glob* or *qa_regex* name."""
+        quality = re.compile(self._qa_regex or r'(?!)', re.VERBOSE)
+        return list_files(
+            self.paths,
+            lambda name: fnmatch.fnmatch(name, self.filename_glob) or bool(quality.match(name)),
         )
-        for acquisition in found:
-            if '' in acquisition.files:  # no group `band`: the file has all of them
-                acquisition.files |= dict.fromkeys(self._file_bands, acquisition.files[''])
+
+    def _tiles(self, files: Iterable[str]) -> list[Tile]:
+        """Group files, and find the quality files that belong to them."""
+        files = list(files)
+        quality = re.compile(self._qa_regex or r'(?!)', re.VERBOSE)
+        masks = [path for path in files if quality.match(os.path.basename(path))]
+        others = [path for path in files if path not in set(masks)]
+        found = find_tiles(
+            others, filename_regex=self.filename_regex, name=self._name, date=self._date or ''
+        )
+        for tile in found:
+            if '' in tile.files:  # no group `band`: the file has all of them
+                tile.files |= dict.fromkeys(self._file_bands, tile.files[''])
             else:
                 case = {name.lower(): name for name in self._file_bands}
-                acquisition.files = {
-                    case.get(name.lower(), name): paths for name, paths in acquisition.files.items()
+                tile.files = {
+                    case.get(name.lower(), name): paths for name, paths in tile.files.items()
                 }
-        if self.qa is not None and self._qa_regex is not None:
-            self._add_quality_files(found)
-        return complete(found, needed)
+        if self._quality is not None and masks:
+            self._add_quality_files(found, masks)
+        return found
 
-    def _add_quality_files(self, acquisitions: list[Acquisition]) -> None:
-        """Give each acquisition the quality file of its date.
+    def _add_quality_files(self, tiles: list[Tile], masks: list[str]) -> None:
+        """Give each tile the quality file of its date.
 
         Raises:
             ValueError: If two quality files have one date.
         """
-        assert self.qa is not None, 'the caller checks'
+        assert self._quality is not None, 'the caller checks'
         assert self._qa_regex is not None, 'the caller checks'
-        paths = self.paths
-        roots = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-        quality = find_acquisitions(
-            sorted({file for root in roots for file in find_files(root, '*')}),
+        quality = find_tiles(
+            masks,
             filename_regex=self._qa_regex,
-            date_format=self.date_format,
-            date=self._date,
-            group=lambda path, match: path,
+            name=lambda path, match: path,
+            date=self._date or '',
         )
-        by_time = {a.start: a.files[''] for a in quality}
-        if len(by_time) < len(quality):
+        by_date = {tile.date: tile.files[''] for tile in quality}
+        if len(by_date) < len(quality):
             raise ValueError(
                 f'qa_regex={self._qa_regex!r} finds several quality files of one date, and only '
                 'the date tells to which acquisition they belong. Make one dataset for each place '
                 'and join them with |'
             )
-        for acquisition in acquisitions:
-            if acquisition.start in by_time:
-                acquisition.files[self.qa.band] = by_time[acquisition.start]
+        for tile in tiles:
+            if tile.date in by_date:
+                tile.files[self._quality.band] = by_date[tile.date]
 
-    def _product(self, path: str, match: re.Match[str]) -> str:
+    def _name(self, path: str, match: re.Match[str]) -> str:
         """One file is one acquisition, unless the bands are separate."""
         if 'band' not in match.groupdict():
             return path
@@ -173,13 +201,13 @@ class StackDataset(SensorDataset):
         name = match.string
         return path[: len(path) - len(name)] + name[:start] + '*' + name[end:]
 
-    def _locate(self, acquisition: Acquisition, band: str) -> tuple[str, int]:
+    def _locate(self, tile: Tile, band: str) -> tuple[str, int]:
         """File of a band, and its place in the file."""
-        path = acquisition.file(band, 0)
-        separate = '' not in acquisition.files or path != acquisition.file('', 0)
+        path = tile.file(band, 0)
+        separate = '' not in tile.files or path != tile.file('', 0)
         return path, 1 if separate else self._file_bands.index(band) + 1
 
-    def _calibration(self, acquisition: Acquisition, band: Band) -> tuple[float, float]:
+    def _calibration(self, tile: Tile, band: Band) -> tuple[float, float]:
         """What the user gave."""
         return self._scale[band.name], self._offset[band.name]
 

@@ -5,7 +5,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import shapely
@@ -15,7 +15,7 @@ from torchgeo.datasets.utils import GeoSlice
 from torchgeo.samplers import GeoSampler
 
 from ..datasets import MultiSensorDataset, SensorDataset
-from ..datasets.read import Lattice
+from ..datasets.geometry import Lattice, crs_text, in_metres, project
 
 # Footprints that went through a projection miss their corners by less than this.
 _SLACK_M = 0.01
@@ -33,6 +33,7 @@ class _AlignedSampler(GeoSampler):
         *,
         size: float,
         roi: shapely.Geometry | None = None,
+        min_clear: float = 0.0,
     ) -> None:
         """Find where patches fit.
 
@@ -40,30 +41,44 @@ class _AlignedSampler(GeoSampler):
             dataset: What to sample from.
             size: Width of a patch in metres.
             roi: Region, in the dataset's CRS, that patches must not leave.
+            min_clear: Least ``clear_fraction`` of the acquisitions that are sampled; where the
+                index does not know it, it counts as clear.
 
         Raises:
             ValueError: If *size* is not a multiple of the lattice, or no patch fits anywhere.
         """
         super().__init__()
         self.size = float(size)
+        self.crs = crs_text(dataset.crs.srs)
         step = dataset.lattice(0).step
+        if not in_metres(dataset.lattice(0).crs):
+            raise ValueError(
+                f'patches are squares in metres, and the dataset is in {self.crs}; give it a '
+                'projected crs, or put it into a MultiSensorDataset'
+            )
         _check_multiple('size', self.size, step)
         self.intervals = dataset.index.index
+        self.lattices = [dataset.lattice(row) for row in range(len(dataset.index))]
+        self.regions: list[shapely.Geometry] = []  # ground of each row, in its lattice's CRS
         self._positions: list[NDArray[np.float64]] = []  # (n, 2) left, top; shared by equal rows
-        known: dict[tuple, NDArray[np.float64]] = {}
-        for row, geometry in enumerate(dataset.index.geometry):
-            lattice = dataset.lattice(row)
-            key = (geometry.wkb, lattice.x % step, lattice.y % step)
+        known: dict[tuple, tuple[shapely.Geometry, NDArray[np.float64]]] = {}
+        hidden = (dataset.index['clear_fraction'] < min_clear).to_numpy()
+        for geometry, lattice, skip in zip(dataset.index.geometry, self.lattices, hidden):
+            key = (geometry.wkb, lattice.crs, lattice.x % step, lattice.y % step, bool(skip))
             if key not in known:
-                region = geometry if roi is None else geometry.intersection(roi)
-                known[key] = self._fit(region, lattice)
-            self._positions.append(known[key])
+                region = shapely.Polygon() if skip else geometry
+                region = region if roi is None else region.intersection(roi)
+                region = project(region, self.crs, lattice.crs)
+                known[key] = region, self._fit(region, lattice)
+            self.regions.append(known[key][0])
+            self._positions.append(known[key][1])
         self._counts = np.array([len(positions) for positions in self._positions])
         if not self._counts.any():
             raise ValueError(
                 f'no patch of {self.size:g} m fits: the widest ground is '
-                f'{_widest(dataset, roi):.0f} m. Use a smaller size (a multiple of {step:g} m)'
+                f'{_widest(self.regions):.0f} m. Use a smaller size (a multiple of {step:g} m)'
                 + (' or a larger region' if roi is not None else '')
+                + (' or a smaller min_clear' if hidden.any() else '')
             )
 
     @abstractmethod
@@ -73,8 +88,7 @@ class _AlignedSampler(GeoSampler):
     def _slices(self, row: int, left: float, top: float) -> GeoSlice:
         """Patch at a position of a row of the index."""
         t = self.intervals[row]
-        x, y = slice(left, left + self.size), slice(top - self.size, top)
-        return x, y, slice(t.left, t.right)
+        return *self.lattices[row].query(left, top, self.size, self.crs), slice(t.left, t.right)
 
 
 class AlignedPatchSampler(_AlignedSampler):
@@ -91,6 +105,7 @@ class AlignedPatchSampler(_AlignedSampler):
         size: float,
         length: int | None = None,
         roi: shapely.Geometry | None = None,
+        min_clear: float = 0.0,
         seed: int | None = None,
     ) -> None:
         """Find where patches fit.
@@ -101,16 +116,15 @@ class AlignedPatchSampler(_AlignedSampler):
                 10, 20 and 30 m).
             length: Patches in an epoch; by default as many as would cover every acquisition once.
             roi: Region, in the dataset's CRS, that patches must not leave.
+            min_clear: Least ``clear_fraction`` of the acquisitions that are sampled.
             seed: By default the one that ``seed_everything`` or ``torch.manual_seed`` set.
 
         Raises:
             ValueError: If *size* is not a multiple of the lattice, no patch fits, or *length* is
                 not positive.
         """
-        super().__init__(dataset, size=size, roi=roi)
-        ground = sum(
-            (g if roi is None else g.intersection(roi)).area for g in dataset.index.geometry
-        )
+        super().__init__(dataset, size=size, roi=roi, min_clear=min_clear)
+        ground = sum(region.area for region in self.regions)
         self._length = max(1, round(ground / self.size**2)) if length is None else length
         if self._length < 1:
             raise ValueError(f'length={length} must be at least 1')
@@ -161,6 +175,7 @@ class AlignedGridSampler(_AlignedSampler):
         size: float,
         stride: float | None = None,
         roi: shapely.Geometry | None = None,
+        min_clear: float = 0.0,
     ) -> None:
         """Find where patches fit.
 
@@ -169,13 +184,14 @@ class AlignedGridSampler(_AlignedSampler):
             size: Width of a patch in metres, a multiple of the dataset's lattice.
             stride: Metres between patches, likewise; by default *size*.
             roi: Region, in the dataset's CRS, that patches must not leave.
+            min_clear: Least ``clear_fraction`` of the acquisitions that are sampled.
 
         Raises:
             ValueError: If *size* or *stride* is not a multiple of the lattice, or no patch fits.
         """
         self.stride = float(stride or size)
         _check_multiple('stride', self.stride, dataset.lattice(0).step)
-        super().__init__(dataset, size=size, roi=roi)
+        super().__init__(dataset, size=size, roi=roi, min_clear=min_clear)
         self._length = int(self._counts.sum())
 
     def _fit(self, region: shapely.Geometry, lattice: Lattice) -> NDArray[np.float64]:
@@ -259,11 +275,10 @@ def _inside(
     return positions[shapely.covers(region, squares)]
 
 
-def _widest(dataset: MultiSensorDataset | SensorDataset, roi: shapely.Geometry | None) -> float:
+def _widest(regions: Iterable[shapely.Geometry]) -> float:
     """Shorter side of the largest part of ground, in metres."""
     widest = 0.0
-    for geometry in dataset.index.geometry:
-        region = geometry if roi is None else geometry.intersection(roi)
+    for region in regions:
         for part in shapely.get_parts(region):
             if part.area > 0:
                 west, south, east, north = part.bounds

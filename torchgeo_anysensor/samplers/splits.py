@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 
 from ..datasets import MultiSensorDataset, SensorDataset
+from ..datasets.geometry import crs_text, in_metres
 
 
 class Splits(NamedTuple):
@@ -74,8 +75,13 @@ class BlockSplit:
             The ground of each split.
 
         Raises:
-            ValueError: If there are fewer blocks than splits.
+            ValueError: If there are fewer blocks than splits, or the dataset is in degrees.
         """
+        if not in_metres(crs_text(dataset.crs.srs)):
+            raise ValueError(
+                f'blocks are squares in metres, and the dataset is in {dataset.crs.name}; give its '
+                'reference sensor a projected crs'
+            )
         ground = shapely.union_all(dataset.index.geometry.to_numpy())
         lattice = dataset.lattice(0)
         west, south, east, north = ground.bounds

@@ -4,8 +4,8 @@
 """What is known of a sensor, as frozen data."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Unit = Literal['reflectance', 'kelvin', 'celsius']
@@ -59,38 +59,50 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class QA:
-    """The quality band of a product and what makes a pixel bad.
+    """A quality band of a product and what makes a pixel bad.
 
-    A pixel is bad if one of ``bad_bits`` is set (bit fields) or its value is one of ``bad_values``
-    (class codes).
+    A pixel is bad if one of ``bad_bits`` is set (bit fields), if its value is one of ``bad_values``
+    (class codes), or if the bit of a band that is read is set (``band_bits``: saturation).
     """
 
     band: str  #: as in the file names of the product
     bad_bits: tuple[int, ...] = ()  #: bit positions, 0 is the lowest
     bad_values: tuple[int, ...] = ()
+    band_bits: tuple[tuple[str, int], ...] = ()  #: name of a band, and the bit that is its own
+    fill: int | None = None  #: value of pixels that were not observed
 
 
 @dataclass(frozen=True, slots=True)
 class Sensor:
     """A product of an instrument as the agency delivers it.
 
-    ``filename_regex`` is matched (verbose mode) against the name of one band file and has the
-    groups ``product`` (the same for all files of one acquisition), ``date`` and ``band``, and
-    optionally ``res`` (the grid in metres, where a product has a band on several).
+    ``filename_regex`` is matched (verbose mode) against the name of one band file. Its groups are
+    ``band``, and optionally ``product`` (the same for all files of one scene or tile), ``date``,
+    ``res`` (the grid in metres, where a product has a band on several), ``tile`` (MGRS tile, or WRS
+    path and row) and ``platform`` (as in the names of the product; see ``platform_codes``).
 
     Raises:
-        ValueError: If two bands share a name, or a group is missing.
+        ValueError: If two bands share a name, a group is missing, or a platform has other bands.
     """
 
     name: str
     title: str
-    bands: tuple[Band, ...]
+    bands: tuple[Band, ...]  #: as the first platform sees them
     nodata: float
-    qa: QA | None
-    filename_glob: str
+    qa: tuple[QA, ...]
     filename_regex: str
     date_format: str
     source: str  #: the documents that the numbers come from
+    #: DN of a saturated pixel
+    saturated: int | None = None
+    #: names of archives that hold the files of a product, and of its metadata files
+    archive_regex: str = r'(?!)'
+    metadata_regex: str = r'(?!)'
+    #: centre wavelength and FWHM in um of the bands that another platform sees differently:
+    #: ``{platform: {band: (center_wavelength_um, fwhm_um)}}``, platforms as in STAC
+    platforms: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    #: code in file names to platform
+    platform_codes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the names of bands and groups."""
@@ -98,9 +110,31 @@ class Sensor:
         if len(set(names)) != len(names):
             raise ValueError(f'{self.name}: two bands share a name in {names}')
         groups = re.compile(self.filename_regex, re.VERBOSE).groupindex
-        missing = {'product', 'date', 'band'} - set(groups)
-        if missing:
-            raise ValueError(f'{self.name}: filename_regex lacks the groups {sorted(missing)}')
+        if 'band' not in groups:
+            raise ValueError(f'{self.name}: filename_regex lacks the group (?P<band>...)')
+        for platform in self.platforms:
+            self.bands_of(platform)
+
+    def bands_of(self, platform: str) -> tuple[Band, ...]:
+        """The bands as one platform sees them.
+
+        Args:
+            platform: As in STAC (``sentinel-2b``); one that is not listed sees what the first does.
+
+        Returns:
+            All bands, in the order of the table.
+
+        Raises:
+            ValueError: If the platform's entry names a band that the sensor has not.
+        """
+        own = self.platforms.get(platform, {})
+        self.select(own)
+        return tuple(
+            replace(band, center_wavelength_um=own[band.name][0], fwhm_um=own[band.name][1])
+            if band.name in own
+            else band
+            for band in self.bands
+        )
 
     @property
     def band_names(self) -> tuple[str, ...]:

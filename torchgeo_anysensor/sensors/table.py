@@ -4,7 +4,7 @@
 """The sensor tables as plain text, for the terminal."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from . import SENSORS, get_sensor
 from .base import Sensor
@@ -14,8 +14,8 @@ _COLUMNS = 100  # of the terminal
 
 
 def sensors_table() -> str:
-    """All sensors, one row each; a long source goes on below itself."""
-    rows = [('name', 'title', 'bands', 'GSD (m)', 'QA band', 'source')]
+    """All sensors, one row each, and below them their sources; long cells go on below themselves."""
+    rows = [('name', 'title', 'bands', 'GSD (m)', 'QA bands', 'platforms')]
     for sensor in SENSORS.values():
         gsds = sorted({band.gsd_m for band in sensor.bands})
         rows.append(
@@ -24,19 +24,21 @@ def sensors_table() -> str:
                 sensor.title,
                 str(len(sensor.bands)),
                 '/'.join(f'{gsd:g}' for gsd in gsds),
-                sensor.qa.band if sensor.qa else '-',
-                sensor.source,
+                ', '.join(qa.band for qa in sensor.qa) or '-',
+                _families(sensor.platforms) or '-',
             )
         )
-    return _align(rows, numeric=('bands',))
+    sources = [('name', 'source'), *((s.name, s.source) for s in SENSORS.values())]
+    return f'{_align(rows, numeric=("bands",))}\n\n{_align(sources, numeric=())}'
 
 
 def bands_table(sensor: str | Sensor) -> str:
-    """The bands of one sensor, one row each.
+    """The bands of one sensor, one row each, and below them what its platforms see.
 
     Raises:
         ValueError: If no sensor has that name.
     """
+    sensor = get_sensor(sensor)
     rows = [
         ('name', 'common name', 'centre (um)', 'FWHM (um)', 'GSD (m)', 'scale', 'offset', 'unit')
     ]
@@ -51,9 +53,33 @@ def bands_table(sensor: str | Sensor) -> str:
             f'{band.offset:g}',
             band.unit,
         )
-        for band in get_sensor(sensor).bands
+        for band in sensor.bands
     ]
-    return _align(rows, numeric=rows[0][2:7])
+    table = _align(rows, numeric=rows[0][2:7])
+    return f'{table}\n\n{_platforms(sensor)}' if sensor.platforms else table
+
+
+def _platforms(sensor: Sensor) -> str:
+    """Centre and width of the bands as each platform sees them."""
+    seen = [sensor.bands_of(platform) for platform in sensor.platforms]
+    rows = [('name', *sensor.platforms)]
+    rows += [
+        (
+            bands[0].name,
+            *(f'{band.center_wavelength_um:.4f} / {band.fwhm_um:.4f}' for band in bands),
+        )
+        for bands in zip(*seen)
+    ]
+    return f'centre / FWHM (um)\n{_align(rows, numeric=())}'
+
+
+def _families(platforms: Iterable[str]) -> str:
+    """Platforms of one family in one word: ``landsat-8/9``."""
+    families: dict[str, list[str]] = {}
+    for platform in platforms:
+        family, _, number = platform.rpartition('-')
+        families.setdefault(family, []).append(number)
+    return ', '.join(f'{family}-{"/".join(numbers)}' for family, numbers in families.items())
 
 
 def _align(rows: Sequence[Sequence[str]], *, numeric: Sequence[str]) -> str:
