@@ -198,13 +198,14 @@ class World:
         time: str | None = '10:04:31.1234560Z',
         pathrow: str = '193029',
         prefix: str = 'LC08_L2SP',
+        tier: str = 'T1',
         left: float = LEFT - 15,
         top: float = TOP + 15,
         size: float = SIZE + 30,
         **options: Any,
     ) -> Path:
         """A Level-2 scene on Landsat's own grid; *time* None leaves the MTL file out."""
-        product = f'{prefix}_{pathrow}_{date}_20210101_02_T1'
+        product = f'{prefix}_{pathrow}_{date}_20210101_02_{tier}'
         folder = self.root / product
         bands = (*SENSORS['landsat_c2l2'].band_names, 'QA_PIXEL', 'QA_RADSAT')
         self.bands(
@@ -226,6 +227,7 @@ class World:
         date: str = '20200614',
         *,
         prefix: str = 'LC09_L1TP',
+        tier: str = 'T1',
         time: str | None = '10:04:31.1234560Z',
         left: float = LEFT - 15,
         top: float = TOP + 15,
@@ -233,7 +235,7 @@ class World:
         **options: Any,
     ) -> Path:
         """A Level-1 scene with the panchromatic band at 15 m."""
-        product = f'{prefix}_193029_{date}_20210101_02_T1'
+        product = f'{prefix}_193029_{date}_20210101_02_{tier}'
         folder = self.root / product
         names = (*SENSORS['landsat_c2l1'].band_names, 'QA_PIXEL', 'QA_RADSAT')
         self.bands(
@@ -325,9 +327,13 @@ def cloud_polygons(clouds: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def mtl(date: str, time: str) -> str:
-    """What a dataset reads of ``*_MTL.txt``, with the thermal numbers of a real Landsat 9 scene."""
+def mtl(date: str, time: str, extra: Sequence[str] = ()) -> str:
+    """What a dataset reads of ``*_MTL.txt``, with the thermal numbers of a real Landsat 9 scene.
+
+    *extra* are lines that go before those of the same name.
+    """
     lines = [
+        *extra,
         f'DATE_ACQUIRED = {date[:4]}-{date[4:6]}-{date[6:]}',
         f'SCENE_CENTER_TIME = "{time}"',
         'SUN_ELEVATION = 30.00000000',

@@ -59,7 +59,40 @@ def sensors(args: Sequence[str]) -> None:
         parser.error(str(error))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {'sensors': sensors, 'simulate': simulate}
+def inspect(args: Sequence[str]) -> None:
+    """Tell which sensors and products lie at a path, and draw a quick-look of them.
+
+    Args:
+        args: Of the command line.
+    """
+    parser = argparse.ArgumentParser(
+        'torchgeo-anysensor inspect', description=(inspect.__doc__ or '').splitlines()[0]
+    )
+    parser.add_argument('path', help='folder, product, archive, file, or pattern')
+    parser.add_argument('--out', help='picture to write; by default NAME.png in this folder')
+    parser.add_argument('--no-picture', action='store_true', help='print the text alone')
+    options = parser.parse_args(args)
+    from .datasets.inspect import draw, inspect_path, picture_path  # heavy
+
+    try:
+        found = inspect_path(options.path)
+        out = None if options.no_picture else picture_path(options.path, options.out)
+    except ValueError as error:
+        parser.error(str(error))
+    encoding = sys.stdout.encoding or 'utf-8'  # names of files may have any characters
+    text = '\n\n'.join(map(str, found))
+    print(text.encode(encoding, 'backslashreplace').decode(encoding))
+    if out is not None:
+        drawn, reasons = draw(found, out)
+        print(f'\nQuick-look: {out}' if drawn else '\nNo quick-look')
+        print(*(f'  {reason}' for reason in reasons), sep='\n', end='\n' if reasons else '')
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    'inspect': inspect,
+    'sensors': sensors,
+    'simulate': simulate,
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:

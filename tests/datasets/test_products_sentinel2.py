@@ -2,16 +2,20 @@
 # Licensed under the MIT License.
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
+import torch
 
-from torchgeo_anysensor.datasets import Sentinel2L1C, Sentinel2L2A
+from torchgeo_anysensor.datasets import Sentinel2L1C, Sentinel2L2A, collate_sensors
+from torchgeo_anysensor.sensors import QA
 
 LEVELS = pytest.mark.parametrize(
     ('level', 'dataset'), [('sentinel2_l1c', Sentinel2L1C), ('sentinel2_l2a', Sentinel2L2A)]
 )
 TEN = ('B02', 'B03', 'B04', 'B08', 'SCL')
+START = 1_592_129_759  # 2020-06-14T10:15:59Z, in seconds since 1970
 
 
 def first_pixel(dataset):
@@ -20,6 +24,13 @@ def first_pixel(dataset):
 
 def fill(value):
     return lambda data: data.fill(value)
+
+
+def set_at(row, col, value):
+    def edit(data):
+        data[row, col] = value
+
+    return edit
 
 
 @LEVELS
@@ -196,3 +207,243 @@ def test_real_tree_is_read_on_each_grid(shared_data):
         assert sample['image'].shape == (len(dataset.bands), 64, 64)
         assert sample['image'].isfinite().all()
         assert (sample['image'][:, ~sample['valid']] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ('product', 'expected', 'clear'),
+    [
+        # 0.308523 + 0.137727 + 0.001557 percent are clouds of the three kinds, and no shadow
+        ('esa_S2B_MSIL2A_20210122T133229_N0214_R081_T22HBD_20210122T155500', 0.2, 0.99552193),
+        ('S2A_MSIL1C_20210908T042701_N0301_R133_T46RER_20210908T070248', 0.2, 0.117028),
+        # 4.630229 + 94.313979 percent
+        ('S2B_MSIL2A_20220413T150759_N0400_R025_T33XWJ_20220414T082126', 0.1, 0.01055792),
+    ],
+)
+def test_real_metadata_of_each_baseline_are_read_to_the_digit(
+    world, shared_data, product, expected, clear
+):
+    platform, kind, time, number, _, tile, _ = product.removeprefix('esa_').split('_')
+    level, dataset = {
+        'MSIL1C': ('sentinel2_l1c', Sentinel2L1C),
+        'MSIL2A': ('sentinel2_l2a', Sentinel2L2A),
+    }[kind]
+    xml = (shared_data / 'safe' / f'{product}.SAFE' / f'MTD_{kind}.xml').read_text()
+    epsg = 32600 + int(tile[1:3]) + (100 if tile[3] < 'N' else 0)
+    options = {'platform': platform, 'tile': tile, 'epsg': epsg, 'edit': {'B04': fill(2000)}}
+    getattr(world, level)(time, baseline=number[1:], xml=xml, size=60, **options)
+    ds = dataset(world.root, bands=['B04'])
+    assert first_pixel(ds) == pytest.approx([expected], abs=1e-7)
+    (row,) = ds.index.itertuples()
+    assert (row.tile, row.baseline) == (tile, f'{number[1:3]}.{number[3:]}')
+    assert row.platform == f'sentinel-{platform[1:].lower()}'
+    assert row.clear_fraction == pytest.approx(clear, abs=1e-9)
+
+
+@LEVELS
+def test_product_of_a_future_baseline_is_read_by_its_metadata_alone(world, level, dataset):
+    safe = getattr(world, level)(baseline='0700', offset=-2000, size=60, edit={'B04': fill(4000)})
+    assert first_pixel(dataset(world.root, bands=['B04'])) == pytest.approx([0.2])
+    (metadata,) = safe.glob('MTD_MSI*.xml')
+    metadata.unlink()
+    told = r"baseline='07\.00': offsets are known up to 05\.99; this product needs its MTD_MSIL1C"
+    with pytest.raises(ValueError, match=told):
+        dataset(world.root, bands=['B04'])
+    assert first_pixel(dataset(world.root, bands=['B04'], calibrate=False)) == [4000]
+    assert first_pixel(dataset(world.root, bands=['B04'], baseline='05.09')) == pytest.approx([0.3])
+
+
+@LEVELS
+def test_saturated_and_missing_pixels_are_not_valid_and_their_neighbours_are(world, level, dataset):
+    edits = {'B02': set_at(1, 2, 65535), 'B08': set_at(3, 4, 0), 'B03': set_at(5, 5, 65534)}
+    getattr(world, level)(size=120, edit=edits)
+    ds = dataset(world.root, bands=['B02', 'B03', 'B08'])
+    sample = ds[ds.bounds]
+    assert (~sample['valid']).nonzero().tolist() == [[1, 2], [3, 4]]
+    assert (sample['image'][:, ~sample['valid']] == 0).all()
+    red = dataset(world.root, bands=['B04'])
+    assert red[red.bounds]['valid'].all()
+
+
+# Scene classification, PSD table: 0 no data, 1 saturated or defective, 2 dark or terrain shadow,
+# 3 cloud shadow, 4 vegetation, 5 bare, 6 water, 7 unclassified, 8 and 9 cloud, 10 cirrus, 11 snow
+@pytest.mark.parametrize(
+    ('qa', 'good'),
+    [
+        (True, {2, 4, 5, 6, 7, 11}),
+        (QA('SCL', bad_values=(0, 1, 2, 3, 7, 8, 9, 10, 11)), {4, 5, 6}),
+        (False, set(range(12))),
+    ],
+)
+def test_scene_classes_that_are_good_are_the_documented_ones_or_the_users(world, qa, good):
+    def classes(data):
+        data.flat[:12] = range(12)
+
+    world.sentinel2_l2a(size=120, edit={'SCL_20': classes})
+    dataset = Sentinel2L2A(world.root, res=20, qa=qa)
+    valid = dataset[dataset.bounds]['valid'].flatten()
+    assert {code for code in range(12) if valid[code]} == good
+    assert valid[12:].all()
+
+
+# Layers of MSK_CLASSI: opaque cloud, cirrus, snow or ice
+@pytest.mark.parametrize(
+    ('qa', 'good'),
+    [
+        (True, {(0, 0, 0), (0, 0, 1)}),
+        (QA('MSK_CLASSI', bad_bits=(0, 1, 2)), {(0, 0, 0)}),
+        (QA('MSK_CLASSI', bad_bits=(1,)), {(0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1)}),
+    ],
+)
+def test_layers_of_the_cloud_mask_that_are_bad_are_the_documented_ones_or_the_users(
+    world, qa, good
+):
+    codes = [(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+
+    def layers(data):
+        data.reshape(3, -1)[:, :8] = np.transpose(codes)
+
+    world.sentinel2_l1c(size=600, edit={'MSK_CLASSI': layers})
+    dataset = Sentinel2L1C(world.root, bands=['B01'], qa=qa)
+    valid = dataset[dataset.bounds]['valid'].flatten()
+    assert {code for code, told in zip(codes, valid) if told} == good
+    assert valid[8:].all()
+
+
+def ring(code, rows, cols):
+    """Corners of a rectangle of pixels of 60 m, which polygons of clouds follow."""
+    west, east = (code.left + 60 * col for col in cols)
+    north, south = (code.top - 60 * row for row in rows)
+    points = ((west, north), (east, north), (east, south), (west, south), (west, north))
+    return ' '.join(f'{x:g} {y:g}' for x, y in points)
+
+
+@pytest.mark.parametrize('bands', [['B02'], ['B05'], ['B01']])
+@pytest.mark.parametrize('bad_bits', [(0, 1), (0,), (1,)])
+def test_polygons_and_rasters_mask_the_same_pixels_of_the_same_clouds(world, code, bands, bad_bits):
+    clouds = [('OPAQUE', (1, 4), (2, 3)), ('CIRRUS', (3, 6), (2, 7)), ('OPAQUE', (8, 9), (9, 10))]
+
+    def layers(data):
+        for kind, rows, cols in clouds:
+            data[('OPAQUE', 'CIRRUS').index(kind), slice(*rows), slice(*cols)] = 1
+
+    rings = [(kind, ring(code, rows, cols)) for kind, rows, cols in clouds]
+    world.sentinel2_l1c('20210614T101559', baseline='0301', size=600, clouds=rings)
+    world.sentinel2_l1c('20220614T101559', baseline='0400', size=600, edit={'MSK_CLASSI': layers})
+    dataset = Sentinel2L1C(world.root, bands=bands, qa=QA('MSK_CLASSI', bad_bits=bad_bits))
+    old, new = (
+        dataset.view(path, grid_of(dataset, path))['valid'] for path in dataset.index.filepath
+    )
+    assert torch.equal(old, new)
+    seen = {(0, 1): 3 + 15 - 1 + 1, (0,): 3 + 1, (1,): 15}[bad_bits]  # pixels of 60 m
+    assert (~old).sum() == seen * (60 / dataset.res[0]) ** 2
+
+
+# Centre and width of B12 in um (COPE-GSEG-EOPG-TN-15-0007)
+B12 = {'S2A': (2.2024, 0.174), 'S2B': (2.1857, 0.183), 'S2C': (2.1913, 0.183)}
+
+
+@LEVELS
+@pytest.mark.parametrize('xml', [None, ''], ids=['metadata', 'name'])
+def test_light_of_each_platform_is_its_own_and_a_batch_of_two_keeps_both(
+    world, level, dataset, xml
+):
+    views = {}
+    for platform in B12:
+        safe = getattr(world, level)(platform=platform, size=60, xml=xml)
+        ds = dataset(safe, bands=['B12', 'B11'])
+        assert list(ds.index.platform) == [f'sentinel-{platform[1:].lower()}']
+        views[platform] = ds[ds.bounds]
+        light = [float(views[platform][key][0]) for key in ('wavelength', 'bandwidth')]
+        assert light == pytest.approx(B12[platform])
+    batch = collate_sensors([{'sensors': {level: (view,)}} for view in views.values()])
+    stacked = batch['sensors'][level][0]
+    assert stacked['wavelength'].shape == stacked['bandwidth'].shape == (3, 2)
+    assert stacked['wavelength'][:, 0].tolist() == pytest.approx([a for a, _ in B12.values()])
+
+
+@LEVELS
+@pytest.mark.parametrize('xml', [None, ''], ids=['metadata', 'name'])
+def test_row_of_the_index_and_the_second_of_the_acquisition(world, level, dataset, xml):
+    getattr(world, level)(platform='S2B', baseline='0214', offset=None, size=60, xml=xml)
+    ds = dataset(world.root)
+    (row,) = ds.index.itertuples()
+    assert (row.tile, row.platform, row.baseline) == ('T32TPQ', 'sentinel-2b', '02.14')
+    assert float(ds[ds.bounds]['t']) == START
+    assert float(ds[ds.bounds]['t'].frac()) == 0
+
+
+COVER = (
+    '<Image_Content_QI><NODATA_PIXEL_PERCENTAGE>20</NODATA_PIXEL_PERCENTAGE>'
+    '<SATURATED_DEFECTIVE_PIXEL_PERCENTAGE>1</SATURATED_DEFECTIVE_PIXEL_PERCENTAGE>'
+    '<CLOUD_SHADOW_PERCENTAGE>4</CLOUD_SHADOW_PERCENTAGE>'
+    '<MEDIUM_PROBA_CLOUDS_PERCENTAGE>8</MEDIUM_PROBA_CLOUDS_PERCENTAGE>'
+    '<HIGH_PROBA_CLOUDS_PERCENTAGE>16</HIGH_PROBA_CLOUDS_PERCENTAGE>'
+    '<THIN_CIRRUS_PERCENTAGE>0.5</THIN_CIRRUS_PERCENTAGE>'
+    '<SNOW_ICE_PERCENTAGE>30</SNOW_ICE_PERCENTAGE></Image_Content_QI>'
+    '<Cloud_Coverage_Assessment>12.5</Cloud_Coverage_Assessment>'
+)
+
+
+# 1 + 4 + 8 + 16 + 0.5 percent of what was observed; Level-1C knows clouds alone
+@pytest.mark.parametrize(('kind', 'clear'), [('MSIL2A', 0.705), ('MSIL1C', 0.875)])
+def test_clear_fraction_is_what_the_metadata_say(world, code, kind, clear):
+    level, dataset = {
+        'MSIL1C': ('sentinel2_l1c', Sentinel2L1C),
+        'MSIL2A': ('sentinel2_l2a', Sentinel2L2A),
+    }[kind]
+    name = f'S2A_{kind}_20200614T101559_N0509_R065_T32TPQ_20220101T000000.SAFE'
+    getattr(world, level)(size=60, xml=code.s2_metadata(name, -1000, extra=COVER))
+    ds = dataset(world.root, max_cloud=1 - clear + 0.001)
+    assert ds.index.clear_fraction.tolist() == pytest.approx([clear])
+    with pytest.raises(ValueError, match=f'the clearest has {1 - clear:.2f}'):
+        dataset(world.root, max_cloud=1 - clear - 0.001)
+
+
+def test_clear_fraction_is_counted_in_the_quality_band_where_no_metadata_tell_it(world, code):
+    def classes(data):
+        data[:30] = 0  # half was not observed, and half of the rest is cloud
+        data[30:45] = 9
+
+    world.sentinel2_l2a(edit={'SCL_20': classes})
+    assert Sentinel2L2A(world.root).index.clear_fraction.tolist() == [0.5]
+
+    def layers(data):
+        data[0, :5] = data[1, :, :5] = 1  # 20 by 20 pixels: 15 by 15 of them are clear
+        data[2] = 1
+
+    world.sentinel2_l1c('20210614T101559', edit={'MSK_CLASSI': layers})
+    rings = [('OPAQUE', ring(code, (0, 5), (0, 20))), ('CIRRUS', ring(code, (0, 20), (0, 5)))]
+    world.sentinel2_l1c('20200614T101559', baseline='0301', clouds=rings)
+    assert Sentinel2L1C(world.root).index.clear_fraction.tolist() == [0.5625, 0.5625]
+
+
+def test_levels_in_one_folder_do_not_disturb_each_other(world):
+    world.sentinel2_l1c(size=60, edit={'B04': fill(3000)})
+    world.sentinel2_l2a(size=60, edit={'B04': fill(2000)})
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        levels = [dataset(world.root, bands=['B04'], strict=True) for _, dataset in LEVELS.args[1]]
+    assert [len(ds) for ds in levels] == [1, 1]
+    assert [first_pixel(ds)[0] for ds in levels] == pytest.approx([0.2, 0.1])
+
+
+@LEVELS
+def test_band_in_another_crs_is_named_and_does_not_harm_the_others(world, code, level, dataset):
+    safe = getattr(world, level)(size=120)
+    getattr(world, level)('20200624T101559', size=120)
+    for path in safe.rglob('*_B03*.tif'):
+        data = np.ones((2, 2), 'uint16')
+        code.write(path, data, code.grid(code.left, code.top, 60, (2, 2), epsg=32633))
+    told = r'1 of 2 .*\n.*_B03\S*\.tif: is in EPSG:32633, the other bands in EPSG:32632'
+    with pytest.warns(UserWarning, match=told):
+        assert len(dataset(world.root, bands=['B04', 'B03'])) == 1
+    assert len(dataset(world.root, bands=['B04'], strict=True)) == 2
+
+
+@LEVELS
+def test_tile_of_another_zone_than_its_files_is_named_and_left_out(world, level, dataset):
+    getattr(world, level)(size=60)
+    getattr(world, level)(size=60, tile='T33TPQ', epsg=32632)
+    told = r'1 of 2 .*\n.*T33TPQ.*: tile T33TPQ lies in UTM zone 33, its files say EPSG:32632'
+    with pytest.warns(UserWarning, match=told):
+        assert list(dataset(world.root).index.tile) == ['T32TPQ']

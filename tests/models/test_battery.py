@@ -186,6 +186,10 @@ def test_band_facts_may_differ_between_samples(encoder, make_view):
     second = {**view, **{key: view[key] * 1.2 for key in facts}}
     assert_close(encode(encoder, each).pooled[0], encode(encoder, view).pooled[0])
     assert_close(encode(encoder, each).pooled[1], encode(encoder, second).pooled[1])
+    # Two platforms see other light on the same grid: one fact differs, the others are shared
+    one = {**view, 'wavelength': torch.stack([view['wavelength'], view['wavelength'] * 1.01])}
+    second = {**view, 'wavelength': view['wavelength'] * 1.01}
+    assert_close(encode(encoder, one).pooled[1], encode(encoder, second).pooled[1])
 
 
 def test_every_parameter_gets_gradient(encoder, make_view):

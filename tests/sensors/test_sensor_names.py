@@ -103,8 +103,6 @@ METADATA = (
     ('landsat_c2l2', f'{L2SR}_MTL.xml'),
     ('landsat_c2l1', f'{L1TP}_MTL.txt'),
     ('landsat_c2l1', f'{L1GS}_MTL.xml'),
-    ('hls_s30', f'{S30}.cmr.xml'),
-    ('hls_l30', f'{L30}.cmr.xml'),
 )
 
 ARCHIVES = (
@@ -217,10 +215,6 @@ def test_other_file_matches_no_sensor(filename):
 def test_metadata_belong_to_one_sensor_and_are_no_bands(name, filename):
     assert matching(filename, 'metadata_regex') == {name}
     assert not matching(filename)
-
-
-def test_metadata_of_a_tile_have_one_name_in_both_levels_of_sentinel2():
-    assert matching('MTD_TL.xml', 'metadata_regex') == set(S2)
 
 
 @pytest.mark.parametrize(('name', 'filename'), ARCHIVES)

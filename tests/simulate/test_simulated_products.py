@@ -97,7 +97,7 @@ def test_names_are_those_of_the_sensor_table(tree, name):
     assert len({match['tile'] for match in matches}) == 1
 
 
-@pytest.mark.parametrize(('name', 'count'), [('sentinel2_l2a', 4), ('landsat_c2l2', 2)])
+@pytest.mark.parametrize(('name', 'count'), [('sentinel2_l2a', 2), ('landsat_c2l2', 2)])
 def test_metadata_have_the_names_of_the_sensor_table(tree, name, count):
     pattern = re.compile(get_sensor(name).metadata_regex, re.VERBOSE)
     assert len([p for p in tree.rglob('*') if pattern.match(p.name)]) == count

@@ -28,14 +28,19 @@ def batch(demo_sensors):
     return collate_sensors([dataset[index] for index in sampler])
 
 
+def rows_of(view, keep):
+    """Some samples of a view; what all samples share has no batch dimension."""
+    shared = {'res'} | {k for k in ('wavelength', 'bandwidth', 'gsd') if view[k].ndim == 1}
+    return {k: v if k in shared else v[keep] for k, v in view.items()}
+
+
 def drop_rows(batch, sensor, rows):
     """The batch as if a sensor had not seen some samples."""
     keep = torch.ones(len(batch['present'][sensor]), dtype=torch.bool)
     keep[rows] = False
     views = []
     for view in batch['sensors'][sensor]:
-        shared = ('wavelength', 'bandwidth', 'gsd', 'res')
-        views.append({k: v if k in shared else v[keep] for k, v in view.items()})
+        views.append(rows_of(view, keep))
     return {
         'sensors': batch['sensors'] | {sensor: tuple(views)},
         'present': batch['present'] | {sensor: keep},
@@ -80,13 +85,7 @@ def test_absent_rows_take_no_part(batch):
     both = torch.tensor([1, 2, 4, 5])
     alone = {
         'sensors': {
-            name: tuple(
-                {
-                    k: v if k in ('wavelength', 'bandwidth', 'gsd', 'res') else v[both]
-                    for k, v in view.items()
-                }
-                for view in views
-            )
+            name: tuple(rows_of(view, both) for view in views)
             for name, views in batch['sensors'].items()
         },
         'present': {name: p[both] for name, p in batch['present'].items()},

@@ -135,7 +135,7 @@ def test_absent_sensor_is_passed_over(batch):
     encoder = anysensor_vit_tiny(depth=1, token_m=60).eval()
     keep = torch.tensor([True, False, True, True])
     (view,) = batch['sensors'][L8]
-    shared = ('wavelength', 'bandwidth', 'gsd', 'res')
+    shared = {'res'} | {k for k in ('wavelength', 'bandwidth', 'gsd') if view[k].ndim == 1}
     fewer = {k: v if k in shared else v[keep] for k, v in view.items()}
     sensors = batch['sensors'] | {L8: (fewer,)}
     present = batch['present'] | {L8: keep}

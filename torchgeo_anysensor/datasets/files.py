@@ -8,7 +8,8 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,17 @@ _ARCHIVE = re.compile(
     r'/vsi(?P<kind>zip|tar)/(?P<path>.*?\.(?P=kind))(?:/(?P<member>.*))?$', re.IGNORECASE
 )
 
+
+# RuntimeError: encrypted; NotImplementedError: a compression that Python has not
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+)
 
 #: Where data lie: a folder, file, pattern or archive, or several of them.
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -42,7 +54,8 @@ def list_files(
     Args:
         paths: Folders, files, patterns (``*``), archives, or GDAL paths (``/vsizip/...``).
         wanted: Whether a file name (without folders) belongs.
-        archive: Whether a ``.zip`` or ``.tar`` is to be looked into, by its name.
+        archive: Whether a ``.zip`` or ``.tar`` holds such files, by its name. One that is given
+            itself may have any name.
 
     Returns:
         Sorted paths; those inside of an archive as GDAL spells them, ``/vsizip/a.zip/b.tif``.
@@ -50,15 +63,24 @@ def list_files(
     found: set[str] = set()
     broken: dict[str, str] = {}
     for root in as_list(paths):
-        for path in _walk(root):
+        try:
+            candidates = _walk(root)
+        except _UNREADABLE as error:  # a GDAL path into an archive
+            broken[root] = f'not a readable archive ({error})'
+            continue
+        for path in candidates:
             name = os.path.basename(path)
             if wanted(name):
                 found.add(path)
-            elif archive(name):
+            elif archive(name) or (path == root and path.lower().endswith(('.zip', '.tar'))):
                 try:
-                    found.update(m for m in _members(path) if wanted(os.path.basename(m)))
-                except (zipfile.BadZipFile, tarfile.ReadError, OSError) as error:
+                    members = [m for m in _members(path) if wanted(os.path.basename(m))]
+                except _UNREADABLE as error:
                     broken[path] = f'not a readable archive ({error})'
+                    continue
+                found.update(members)
+                if archive(name) and not members:
+                    broken[path] = 'has none of the files that its name promises'
     return Listing(sorted(found), broken)
 
 
@@ -71,23 +93,39 @@ def _walk(root: str) -> Iterable[str]:
         prefix = f'{root.rstrip("/")}/' if inside else root
         return [file for file in files if file == root or file.startswith(prefix)]
     if os.path.isdir(root):
-        return (
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(root, followlinks=True)
-            for name in names
-        )
+        return _walk_folder(root)
     if os.path.exists(root) or root.startswith('/vsi'):
         return [root]
     return sorted(glob.iglob(root, recursive=True))
+
+
+def _walk_folder(root: str) -> Iterator[str]:
+    """All files under a folder; where links make a circle, each folder once."""
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (os.path.join(folder, name) for name in names)
 
 
 def _members(archive: str) -> list[str]:
     """GDAL paths of the files in an archive."""
     if archive.lower().endswith('.zip'):
         with zipfile.ZipFile(archive) as zipped:
-            return [f'/vsizip/{archive}/{name}' for name in zipped.namelist() if name[-1] != '/']
+            names = [name for name in zipped.namelist() if name[-1] != '/']
+            return [f'/vsizip/{archive}/{_as_gdal(name)}' for name in names]
     with tarfile.open(archive, 'r:') as tarred:  # uncompressed, else GDAL could not seek in it
-        return [f'/vsitar/{archive}/{member.name}' for member in tarred if member.isfile()]
+        names = [member.name for member in tarred if member.isfile()]
+        return [f'/vsitar/{archive}/{_as_gdal(name)}' for name in names]
+
+
+def _as_gdal(name: str) -> str:
+    """Name of a member without what ``tar cf x.tar .`` puts in front, and GDAL leaves out."""
+    return name.removeprefix('./')
 
 
 def on_disk(path: str) -> str:
@@ -114,12 +152,17 @@ def read_bytes(path: str) -> bytes:
     match = _ARCHIVE.match(path)
     if match is None:
         return Path(path).read_bytes()
+    member = match['member'] or ''
     try:
         if match['kind'].lower() == 'zip':
             with zipfile.ZipFile(match['path']) as zipped:
-                return zipped.read(match['member'])
+                names = {_as_gdal(name): name for name in zipped.namelist()}
+                return zipped.read(names[member])
         with tarfile.open(match['path'], 'r:') as tarred:
-            member = tarred.extractfile(match['member'])
-            return member.read() if member else b''
-    except (KeyError, zipfile.BadZipFile, tarfile.ReadError) as error:
+            found = {_as_gdal(info.name): info for info in tarred}
+            file = tarred.extractfile(found[member])
+            return file.read() if file else b''
+    except KeyError:
+        raise OSError(f'{path}: is not in the archive') from None
+    except _UNREADABLE as error:
         raise OSError(f'{path}: {error}') from None

@@ -4,11 +4,17 @@
 """Harmonized Landsat and Sentinel-2, version 2.0."""
 
 import math
-import re
 
 from ..sensors import get_sensor
 from .index import Tile
 from .sensor import SensorDataset
+
+# The Level-1 products that HLS is made of name the platform
+_CODES = {
+    code: platform
+    for level_1 in ('sentinel2_l1c', 'landsat_c2l1')
+    for code, platform in get_sensor(level_1).platform_codes.items()
+}
 
 
 class _HLS(SensorDataset):
@@ -23,12 +29,8 @@ class _HLS(SensorDataset):
         super()._describe(tile)
         tile.baseline = '2.0'
         for tags in tile.tags.values():
-            # PRODUCT_URI of S30, LANDSAT_PRODUCT_ID of L30: the Level-1 product it comes from
-            source = re.match(
-                r'S2[A-D]|L[COT]0[89]', tags.get('PRODUCT_URI', tags.get('LANDSAT_PRODUCT_ID', ''))
-            )
-            if source:
-                tile.platform = self.sensor.platform_codes.get(source[0], '')
+            source = tags.get('PRODUCT_URI', tags.get('LANDSAT_PRODUCT_ID', ''))  # S30, L30
+            tile.platform = tile.platform or _CODES.get(source.partition('_')[0], '')
             if 'cloud_coverage' in tags:
                 tile.clear_fraction = 1 - float(tags['cloud_coverage']) / 100
         for band in self.sensor.bands:

@@ -98,12 +98,17 @@ class LandsatC2L1(_Landsat):
             )
             return
         try:
-            sun = math.sin(math.radians(float(values['SUN_ELEVATION'])))
+            height = float(values['SUN_ELEVATION'])
+            sun = math.sin(math.radians(height))
             for band in self.sensor.bands:
                 if band.name not in tile.files:
                     continue
                 number = band.name.removeprefix('B')
                 thermal = band.unit == 'kelvin'
+                if not thermal and height <= 0:
+                    place = tile.place(band.name, 0)
+                    tile.problems[place] = f'seen by night (SUN_ELEVATION={height:g})'
+                    continue
                 kind, norm = ('RADIANCE', 1.0) if thermal else ('REFLECTANCE', sun)
                 tile.scale[band.name] = float(values[f'{kind}_MULT_BAND_{number}']) / norm
                 tile.offset[band.name] = float(values[f'{kind}_ADD_BAND_{number}']) / norm

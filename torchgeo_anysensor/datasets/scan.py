@@ -52,7 +52,14 @@ def scan(tiles: Sequence[Tile], describe: Callable[[Tile], None], *, title: str)
                 tile.problems[WHOLE] = str(error)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in tqdm(pool.map(work, tiles), total=len(tiles), desc=title, unit='product', delay=2):
+        for _ in tqdm(
+            pool.map(work, tiles),
+            total=len(tiles),
+            desc=title,
+            unit='product',
+            delay=2,
+            disable=None,  # no bar in a log file
+        ):
             pass
 
 

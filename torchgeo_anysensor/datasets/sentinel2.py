@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from .read import Grid, read
 from .safe import (
     BAND_IDS,
     ProductName,
+    SafeMetadata,
     baseline_offset,
     clear_fraction,
     product_name,
@@ -34,6 +34,9 @@ from .safe import (
 from .sensor import SensorDataset
 
 _DAY = pd.Timedelta(days=1) - pd.Timedelta('1us')
+
+# Names and metadata tell the start of a datatake, to the second; the next one is hours later
+_SAME = pd.Timedelta(minutes=1)
 
 # Bands of MSK_CLASSI, and kinds in MSK_CLOUDS, to the bits of the quality band that they become
 _CLASSES = ('OPAQUE', 'CIRRUS', 'SNOW')
@@ -58,17 +61,24 @@ class _Sentinel2(SensorDataset):
             DatasetNotFoundError: If no complete acquisition is found.
             ValueError: If nothing tells the offset; also see :class:`SensorDataset`.
         """
+        self._baseline = (baseline or '').removeprefix('N')
         self._offset = None if baseline is None else baseline_offset(baseline)
         super().__init__(paths, **kwargs)
 
     def _tiles(self, files: Iterable[str]) -> list[Tile]:
         """Group files by product; the other level has files of the same names."""
-        level = self.sensor.name[-3:].upper()
-        return [
-            tile
-            for tile in super()._tiles(files)
-            if (name := _product(tile)) is None or name.level == level
-        ]
+        return [tile for tile in super()._tiles(files) if not self._is_other(tile)]
+
+    def _is_other(self, tile: Tile) -> bool:
+        """Whether a product is of the other level, by its name or by the metadata beside it."""
+        levels = ['L1C', 'L2A']
+        levels.remove(self.sensor.name[-3:].upper())
+        name = _product(tile)
+        if name is not None:
+            return name.level in levels
+        folder = _root(_any_file(tile))
+        other = os.path.join(folder, f'MTD_MSI{levels[0]}.xml')
+        return not (tile.tile or tile.metadata) and os.path.exists(other)
 
     def _name(self, path: str, match: re.Match[str]) -> str:
         """Product folder and tile, so that two baselines of one datatake stay apart."""
@@ -78,7 +88,7 @@ class _Sentinel2(SensorDataset):
 
     def _attach(self, tile: Tile, folders: dict[str, list[str]]) -> None:
         """Find the metadata above the bands, and the masks beside them."""
-        path = next(iter(next(iter(tile.files.values())).values()))
+        path = _any_file(tile)
         root, folder = _root(path), os.path.dirname(path)
         while True:
             for name in (folder, os.path.join(folder, 'QI_DATA')):
@@ -99,6 +109,8 @@ class _Sentinel2(SensorDataset):
         """
         name = _product(tile)
         start = None
+        if tile.date:
+            set_time(tile, self.date_format)
         if name is not None:
             tile.tile, tile.baseline, start = (
                 tile.tile or name.tile,
@@ -106,9 +118,8 @@ class _Sentinel2(SensorDataset):
                 name.start,
             )
             tile.platform = self.sensor.platform_codes.get(name.platform, '')
-        if tile.metadata:
-            source = tile.metadata[0]
-            metadata = read_metadata(read_bytes(source), source=source)
+        metadata = _metadata(tile)
+        if metadata is not None:
             tile.platform, tile.baseline = metadata.platform, metadata.baseline
             tile.clear_fraction = clear_fraction(metadata)
             tile.scale = dict.fromkeys(BAND_IDS, 1 / metadata.quantification)
@@ -120,24 +131,15 @@ class _Sentinel2(SensorDataset):
             start = metadata.start
         else:
             self._guess_nothing(tile)
-        if tile.date:
-            set_time(tile, self.date_format)
-        elif start is not None:
-            tile.start = start
-            whole_day = start == start.normalize()  # a name with a date alone
-            tile.stop = start + (_DAY if whole_day else pd.Timedelta('999999us'))
-        else:
-            raise ValueError(
-                'nothing tells when it was acquired: neither the names of its files '
-                '(T32TPQ_20200614T101559_B02_10m.tif) or folder nor MTD_MSIL*.xml beside them'
-            )
+        if not tile.date:
+            _set_start(tile, start)
 
     def _guess_nothing(self, tile: Tile) -> None:
         """Take the offset from the baseline in the name, or say why there is none."""
         if not tile.baseline:
             tile.uncalibrated = (
                 'cannot tell whether the reflectance has an offset: there is neither '
-                'MTD_MSIL*.xml nor a folder name with the processing baseline (_N0509_). Keep the '
+                'its MTD_MSIL*.xml nor a folder name with the processing baseline (_N0509_). Keep the '
                 "files in their .SAFE folder, put the metadata beside them, or give baseline='05.09'"
             )
             return
@@ -155,6 +157,7 @@ class _Sentinel2(SensorDataset):
             ValueError: If nothing tells the offset.
         """
         if self._offset is not None:
+            tile.baseline = tile.baseline or self._baseline
             scale = tile.scale.get('B02', 1e-4)
             tile.offset = dict.fromkeys(BAND_IDS, self._offset * scale)
             tile.uncalibrated = ''
@@ -190,6 +193,17 @@ class Sentinel2L1C(_Sentinel2):
     """
 
     sensor = get_sensor('sentinel2_l1c')
+
+    def _describe(self, tile: Tile) -> None:
+        """Also give the polygons of clouds, which have no header, the pixels that they follow.
+
+        Raises:
+            ValueError: If the metadata cannot be read, or nothing tells the time.
+        """
+        super()._describe(tile)
+        if 'MSK_CLASSI' in tile.files:
+            coarsest = max(tile.headers.values(), key=lambda header: header.xres)
+            tile.headers.setdefault(('MSK_CLASSI', 0.0), coarsest)
 
     def _quality_codes(
         self, tile: Tile, qa: QA, grid: Grid
@@ -227,14 +241,62 @@ def _polygons(path: str, version: tuple[int, int]) -> list[tuple[shapely.Polygon
     return read_cloud_polygons(read_bytes(path), source=path)
 
 
+def _any_file(tile: Tile) -> str:
+    """One of the files of bands."""
+    return next(iter(next(iter(tile.files.values())).values()))
+
+
 def _product(tile: Tile) -> ProductName | None:
     """What the names of folders tell."""
-    return product_name(next(iter(next(iter(tile.files.values())).values())))
+    return product_name(_any_file(tile))
 
 
 def _root(path: str) -> str:
     """Folder of a product: the one that is named like one, or else that of the file."""
-    for parent in PurePath(path).parents:
-        if parent.suffix.upper() == '.SAFE' or product_name(parent.name):
-            return str(parent)
-    return os.path.dirname(path)
+    return _product_folder(os.path.dirname(path))
+
+
+@lru_cache(maxsize=1024)
+def _product_folder(folder: str) -> str:
+    """The folder, or the one above it, that is named like a product; if none is, the folder."""
+    found = folder
+    # Not pathlib: it writes the two slashes of /vsizip//data as one
+    while found != os.path.dirname(found):
+        name = os.path.basename(found)
+        if name.upper().endswith('.SAFE') or product_name(name):
+            return found
+        found = os.path.dirname(found)
+    return folder
+
+
+def _metadata(tile: Tile) -> SafeMetadata | None:
+    """Metadata of a product; None if there are none, or those of another one.
+
+    A flat folder may hold several products, of which one alone can have its metadata there.
+
+    Raises:
+        ValueError: If they cannot be read.
+    """
+    if not tile.metadata:
+        return None
+    source = tile.metadata[0]
+    found = read_metadata(read_bytes(source), source=source)
+    elsewhere = tile.tile and found.tiles and tile.tile not in found.tiles
+    at_other_time = tile.date and abs(tile.start - found.start) > _SAME
+    return None if elsewhere or at_other_time else found
+
+
+def _set_start(tile: Tile, start: pd.Timestamp | None) -> None:
+    """Set the time of a product whose files have none in their names.
+
+    Raises:
+        ValueError: If nothing tells it.
+    """
+    if start is None:
+        raise ValueError(
+            'nothing tells when it was acquired: neither the names of its files '
+            '(T32TPQ_20200614T101559_B02_10m.tif) or folder nor MTD_MSIL*.xml beside them'
+        )
+    tile.start = start
+    whole_day = start == start.normalize()  # a name with a date alone
+    tile.stop = start + (_DAY if whole_day else pd.Timedelta('999999us'))

@@ -105,12 +105,14 @@ class BandCode(nn.Module):
 
         Args:
             wavelength: ``(C,)`` or ``(B, C)`` centre wavelengths in micrometres.
-            bandwidth: Full widths at half maximum in micrometres, shaped alike.
-            gsd: Native ground sample distances in metres, shaped alike.
+            bandwidth: Full widths at half maximum in micrometres, ``(C,)`` or ``(B, C)``.
+            gsd: Native ground sample distances in metres, ``(C,)`` or ``(B, C)``.
 
         Returns:
             ``(C, dim)`` or ``(B, C, dim)``.
         """
+        # Two platforms of a sensor differ in some facts and share others
+        wavelength, bandwidth, gsd = torch.broadcast_tensors(wavelength, bandwidth, gsd)
         facts = [
             wavelength_features(wavelength, bandwidth),
             gsd_features(gsd),

@@ -12,16 +12,16 @@ All files are on one 30 m grid. ``gsd_m`` is 30, except where the instrument see
 60 m for B01, B09 and B10 of MSI, 100 m for the bands of TIRS.
 
 The wavelengths are those of the instrument that took the picture: MSI in S30, OLI and TIRS in L30.
-Which platform it was stands in the ``.cmr.xml`` of a granule, not in its name. HLS moves S30
-reflectance a little towards OLI, by a linear fit for each platform, in the bands that both have
-(not the red edge, B08, B09, B10); the light that was measured stays what it is.
+Which platform it was stands in the tags of the files, not in their names. HLS moves S30 reflectance
+a little towards OLI, by a linear fit for each platform, in the bands that both have (not the red
+edge, B08, B09, B10); the light that was measured stays what it is.
 """
 
 from dataclasses import replace
 
 from .base import QA, Band, Sensor
-from .landsat import light, oli_tirs_platforms
-from .sentinel2 import MSI_BANDS, MSI_PLATFORMS
+from .landsat import OLI_TIRS_CODES, light, oli_tirs_platforms
+from .sentinel2 import MSI_BANDS, MSI_CODES, MSI_PLATFORMS
 
 # Bits of Fmask: 1 cloud, 2 next to cloud or shadow, 3 cloud shadow. Bit 0 (cirrus) is reserved and
 # not used in v2.0. Kept: 4 (snow and ice: a surface), 5 (water), 6-7 (aerosol level). The fill
@@ -65,8 +65,8 @@ HLS_S30 = Sensor(
     """,
     date_format='%Y%jT%H%M%S',
     source='HLS v2.0 User Guide, COPE-GSEG-EOPG-TN-15-0007',
-    metadata_regex=rf'{_granule("S30")}\.cmr\.xml$',
     platforms=MSI_PLATFORMS,
+    platform_codes=MSI_CODES,
 )
 
 HLS_L30 = Sensor(
@@ -93,6 +93,6 @@ HLS_L30 = Sensor(
     """,
     date_format='%Y%jT%H%M%S',
     source='HLS v2.0 User Guide, LSDS-1574, doi:10.3390/rs61010232, NASA L9_OLI2_Ball_BA_RSR.v2',
-    metadata_regex=rf'{_granule("L30")}\.cmr\.xml$',
     platforms=oli_tirs_platforms({n: f'B{n:02}' for n in (*range(1, 8), 9, 10, 11)}),
+    platform_codes=OLI_TIRS_CODES,
 )

@@ -32,7 +32,7 @@ _LIGHT = {
     11: ((12.005, 1.01), (12.037, 0.918)),
 }
 
-_CODES = {
+OLI_TIRS_CODES = {
     f'{sensor}0{number}': f'landsat-{number}' for number in (8, 9) for sensor in ('LC', 'LO', 'LT')
 }
 
@@ -117,7 +117,7 @@ LANDSAT_C2L2 = Sensor(
     archive_regex=rf'{_L2_PRODUCT}\.tar$',
     metadata_regex=rf'{_L2_PRODUCT}_MTL\.(?:txt|json|xml)$',
     platforms=oli_tirs_platforms(_L2_NAMES),
-    platform_codes=_CODES,
+    platform_codes=OLI_TIRS_CODES,
 )
 
 _L1_NAMES = {number: f'B{number}' for number in _LIGHT}
@@ -154,5 +154,5 @@ LANDSAT_C2L1 = Sensor(
     archive_regex=rf'{_L1_PRODUCT}\.tar$',
     metadata_regex=rf'{_L1_PRODUCT}_MTL\.(?:txt|json|xml)$',
     platforms=oli_tirs_platforms(_L1_NAMES),
-    platform_codes=_CODES,
+    platform_codes=OLI_TIRS_CODES,
 )

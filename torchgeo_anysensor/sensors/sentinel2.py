@@ -68,7 +68,7 @@ MSI_BANDS = (
     _msi('B12', 'swir22', 20),
 )
 
-_PLATFORM_CODES = {'S2A': 'sentinel-2a', 'S2B': 'sentinel-2b', 'S2C': 'sentinel-2c'}
+MSI_CODES = {'S2A': 'sentinel-2a', 'S2B': 'sentinel-2b', 'S2C': 'sentinel-2c'}
 
 # SPECIAL_VALUE_TEXT SATURATED in the metadata of products
 _SATURATED = 65535
@@ -104,12 +104,12 @@ SENTINEL2_L2A = Sensor(
     source=_SOURCE,
     saturated=_SATURATED,
     archive_regex=r'^S2[A-Z]_MSIL2A_.+\.zip$',
-    metadata_regex=r'^MTD_(?:MSIL2A|TL)\.xml$',
+    metadata_regex=r'^MTD_MSIL2A\.xml$',
     platforms={
         platform: {band: light for band, light in lights.items() if band != 'B10'}
         for platform, lights in MSI_PLATFORMS.items()
     },
-    platform_codes=_PLATFORM_CODES,
+    platform_codes=MSI_CODES,
 )
 
 SENTINEL2_L1C = Sensor(
@@ -128,8 +128,8 @@ SENTINEL2_L1C = Sensor(
     saturated=_SATURATED,
     archive_regex=r'^S2[A-Z]_MSIL1C_.+\.zip$',
     metadata_regex=r"""
-        ^(?:MTD_(?:MSIL1C|TL)\.xml|MSK_CLASSI_B00\.(?:jp2|tif)|MSK_CLOUDS_B00\.gml)$
+        ^(?:MTD_MSIL1C\.xml|MSK_CLASSI_B00\.(?:jp2|tif)|MSK_CLOUDS_B00\.gml)$
     """,
     platforms=MSI_PLATFORMS,
-    platform_codes=_PLATFORM_CODES,
+    platform_codes=MSI_CODES,
 )

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from ..sensors import Band, get_sensor
 from .fields import Field, generator
 from .landcover import WATER
+from .landsat import landsat_name
 from .place import Place
 from .raster import to_dn, write_tif
+from .safe import safe_name
 from .sampling import Flags, noisy, pixel_flags, pixels, repeat
 from .scene import Scene
 
@@ -71,6 +73,12 @@ def write_hls(root: Path, scene: Scene, *, place: Place, seed: int) -> Path:
     folder.mkdir(parents=True)
     grid = place.grid(_RES)
     flags = pixel_flags(scene, region=place.inner, res=_RES)
+    # The Level-1 product that it is made of
+    source = (
+        {'PRODUCT_URI': safe_name(place, scene).replace('L2A', 'L1C')}
+        if kind == 'S30'
+        else {'LANDSAT_PRODUCT_ID': landsat_name(place, scene).replace('L2SP', 'L1TP')}
+    )
     for band in sensor.bands:
         rng = generator(seed, name, band.name)
         dn = to_dn(
@@ -80,7 +88,7 @@ def write_hls(root: Path, scene: Scene, *, place: Place, seed: int) -> Path:
             nodata=sensor.nodata,
             missing=flags.missing,
         )
-        tags = {
+        tags = source | {
             'scale_factor': f'{band.scale:g}',
             'add_offset': f'{band.offset:g}',
             'SENSING_TIME': f'{acquisition.time}.0240000Z',

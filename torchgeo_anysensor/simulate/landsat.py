@@ -25,7 +25,7 @@ _LOW = (1 << 8) + (1 << 10) + (1 << 12) + (1 << 14)
 _HIGH_CLOUD, _HIGH_SHADOW = 2 << 8, 2 << 10
 
 
-def _name(place: Place, scene: Scene) -> str:
+def landsat_name(place: Place, scene: Scene) -> str:
     """Product identifier."""
     day = scene.acquisition.time.astype('datetime64[D]')
     made = day + np.timedelta64(9, 'D')
@@ -58,7 +58,7 @@ def write_landsat(root: Path, scene: Scene, *, place: Place, seed: int) -> Path:
         The product folder.
     """
     sensor = get_sensor('landsat_c2l2')
-    name = _name(place, scene)
+    name = landsat_name(place, scene)
     folder = root / name
     folder.mkdir(parents=True)
     grid = place.grid(_RES, margin=True)
@@ -78,8 +78,7 @@ def write_landsat(root: Path, scene: Scene, *, place: Place, seed: int) -> Path:
         path = folder / f'{name}_{band.name}.TIF'
         write_tif(path, dn, grid=grid, nodata=sensor.nodata, tags=tags)
     write_tif(folder / f'{name}_QA_PIXEL.TIF', qa_pixel(flags), grid=grid, nodata=1, tags=tags)
-    # Bit 11 is an occluded pixel, and marks fill; nothing is saturated
-    radsat = np.where(flags.missing, 1 << 11, 0).astype(np.uint16)
+    radsat = np.zeros(flags.missing.shape, dtype=np.uint16)  # nothing is saturated or occluded
     write_tif(folder / f'{name}_QA_RADSAT.TIF', radsat, grid=grid, tags=tags)
     (folder / f'{name}_MTL.txt').write_text(_metadata(name, place=place, scene=scene, flags=flags))
     return folder

@@ -32,19 +32,23 @@ def _compact(time: np.datetime64) -> str:
     return str(time.astype('datetime64[s]')).replace('-', '').replace(':', '')
 
 
-def _names(place: Place, scene: Scene) -> tuple[str, str]:
-    """Names of the product folder and of its granule."""
+def safe_name(place: Place, scene: Scene) -> str:
+    """Name of the product folder."""
     acquisition = scene.acquisition
     time = _compact(acquisition.time)
-    code = acquisition.platform.code
     made = _compact(acquisition.time + np.timedelta64(6 * 3600 + 219, 's'))
+    baseline = _BASELINE.replace('.', '')
+    code = acquisition.platform.code
+    return f'{code}_MSIL2A_{time}_N{baseline}_R{_ORBIT:03}_T{place.tile}_{made}.SAFE'
+
+
+def _granule_name(place: Place, scene: Scene) -> str:
+    """Name of the granule in it."""
+    acquisition = scene.acquisition
     # Orbit number: any plausible one, growing with time
     orbit = 30000 + int((acquisition.time - np.datetime64('2021-01-01')).astype(int) // 6042)
-    product = (
-        f'{code}_MSIL2A_{time}_N{_BASELINE.replace(".", "")}_R{_ORBIT:03}_T{place.tile}_{made}.SAFE'
-    )
     start = _compact(acquisition.time + np.timedelta64(6, 's'))
-    return product, f'L2A_T{place.tile}_A{orbit:06}_{start}'
+    return f'L2A_T{place.tile}_A{orbit:06}_{start}'
 
 
 def scene_classification(flags: Flags) -> NDArray[np.uint8]:
@@ -101,7 +105,7 @@ def write_safe(root: Path, scene: Scene, *, place: Place, seed: int) -> Path:
     Returns:
         The product folder.
     """
-    product_name, granule_name = _names(place, scene)
+    product_name, granule_name = safe_name(place, scene), _granule_name(place, scene)
     product = root / product_name
     granule = product / 'GRANULE' / granule_name
     images = granule / 'IMG_DATA'
@@ -163,15 +167,15 @@ def _product_metadata(name: str, scene: Scene, flags: Flags, files: list[Path]) 
         special = _add(facts, 'Special_Values')
         _add(special, 'SPECIAL_VALUE_TEXT', text)
         _add(special, 'SPECIAL_VALUE_INDEX', code)
-    _radiometry(facts)
+    _radiometry(facts, title.lower())
     quality = _add(root, 'n1:Quality_Indicators_Info')
     _add(quality, 'Cloud_Coverage_Assessment', f'{flags.cloud_percent:.6f}')
     return root
 
 
-def _radiometry(facts: ET.Element) -> None:
+def _radiometry(facts: ET.Element, platform: str) -> None:
     """Scale, offset and spectral facts of the bands, numbered as the instrument has them."""
-    bands = get_sensor('sentinel2_l1c').bands
+    bands = get_sensor('sentinel2_l1c').bands_of(platform)
     scale = {band.scale for band in bands}.pop()
     lists = _add(facts, 'QUANTIFICATION_VALUES_LIST')
     _add(lists, 'BOA_QUANTIFICATION_VALUE', round(1 / scale), unit='none')

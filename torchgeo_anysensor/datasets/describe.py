@@ -1,0 +1,390 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Products and rasters in words."""
+
+import os
+import re
+import textwrap
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePath
+
+import numpy as np
+import pandas as pd
+import rasterio
+import shapely
+from pyproj import CRS as PROJ_CRS
+from rasterio.io import DatasetReader
+from torch import Tensor
+
+from ..sensors import Band, Sensor
+from .files import on_disk
+from .geometry import crs_text, footprints, in_metres
+from .index import WHOLE, Acquisition, Header, Tile, group_tiles
+from .plot import look_at_product, look_at_raster
+from .read import open_raster
+from .safe import product_name
+from .sensor import SensorDataset
+
+_NAMED = 20  # acquisitions and problems that are listed
+_HEADERS = 1000  # rasters of no known product that are opened
+_COLUMNS = 100  # of the terminal
+_INDENT = 15  # of these, for what a row is
+_INSTANT = pd.Timedelta(hours=1)  # a date without a time of day spans a day
+
+#: Names of metadata of a whole product, unlike those of a granule, and masks.
+PRODUCT_METADATA = re.compile(r'MTD_MSI|.*_MTL\.|.*\.cmr\.xml$')
+
+Row = tuple[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one sensor has at a path, or rasters of one kind that belong to none.
+
+    Args:
+        title: What it is.
+        rows: Labels, and lines of text.
+        look: Reads a picture of it, for :func:`~.plot.draw_panels`.
+    """
+
+    title: str
+    rows: list[Row]
+    look: Callable[[], tuple[str, Tensor]] | None = None
+
+    def __str__(self) -> str:
+        """The title, and below it a table."""
+        lines = [self.title]
+        for label, texts in self.rows:
+            for i, text in enumerate(texts):
+                lines += textwrap.wrap(
+                    text,
+                    _COLUMNS,
+                    initial_indent=f'  {"" if i else label}'.ljust(_INDENT),
+                    subsequent_indent=' ' * (_INDENT + 2),
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+        return '\n'.join(lines)
+
+
+# -- products ----------------------------------------------------------------------------------
+
+
+def describe_products(
+    catalog: SensorDataset,
+    tiles: Sequence[Tile],
+    *,
+    root: str,
+    problems: Mapping[str, str],
+    notes: Sequence[str],
+) -> Found:
+    """Describe the products of one sensor.
+
+    Args:
+        catalog: Dataset of the sensor, which need not have an index.
+        tiles: What it found and learnt.
+        root: What was searched.
+        problems: Of what is no tile, by name.
+        notes: What else the user should know.
+    """
+    good = [tile for tile in tiles if tile.headers and WHOLE not in tile.problems]
+    found = group_tiles(good, catalog._pass)
+    rows: list[Row] = [('products', [f'{len(good)}, in {len(found)} acquisitions'])]
+    if good:
+        for label, values in (
+            ('platforms', [tile.platform for tile in good]),
+            ('baselines', [tile.baseline for tile in good]),
+            ('tiles', [tile.tile for tile in good]),
+        ):
+            rows.append((label, [first_names(sorted(filter(None, set(values))), _NAMED) or '-']))
+        rows.append(('dates', [_dates(found)]))
+        rows.append(('extent', _extent([(tile.ground, tile.crs) for tile in good])))
+        rows.append(('grids', _grids(good)))
+        rows += _bands(good, catalog.sensor, lone=os.path.isfile(root))
+        rows.append(('calibration', _calibration(good, catalog)))
+        rows.append(('clear', _clear(found)))
+    reasons = [f'{relative(name, root)}: {why}' for name, why in problems.items()]
+    for tile in tiles:
+        for (band, _), why in tile.problems.items():
+            reasons.append(f'{product_of(tile)}{band and f", {band}"}: {why}')
+    more = [f'{product_of(tile)}: {tile.note}' for tile in good if tile.note]
+    for label, lines in (('notes', [*notes, *more]), ('problems', reasons)):
+        if len(lines) > _NAMED:
+            lines = [*lines[:_NAMED], f'and {len(lines) - _NAMED} more']
+        if lines:
+            rows.append((label, lines))
+    if good:
+        rows.append(('read with', [f'{type(catalog).__name__}({_folder(catalog.sensor, root)!r})']))
+    look = partial(look_at_product, catalog, found) if good else None
+    return Found(f'{catalog.sensor.title} ({catalog.sensor.name})', rows, look)
+
+
+def _folder(sensor: Sensor, root: str) -> str:
+    """What a dataset is to be given: an archive by its own name, a product for its single band."""
+    archive = on_disk(root)
+    if archive != root:
+        known = re.match(sensor.archive_regex, os.path.basename(archive), re.VERBOSE)
+        return archive if known else root
+    if not os.path.isfile(root):
+        return root
+    safe = [str(p) for p in PurePath(root).parents if p.suffix.upper() == '.SAFE']
+    return safe[0] if safe else os.path.dirname(root)
+
+
+def _dates(acquisitions: Sequence[Acquisition]) -> str:
+    """First, last and how many."""
+    first, last = acquisitions[0], acquisitions[-1]
+    days = len({acquisition.start.date() for acquisition in acquisitions})
+    return f'{_when(first)} to {_when(last)}, {days} days' if days > 1 else _when(first)
+
+
+def _when(acquisition: Acquisition) -> str:
+    """Time of an acquisition as precise as it is known."""
+    tile = acquisition.tiles[0]
+    known = tile.stop - tile.start < _INSTANT
+    return f'{acquisition.start:%Y-%m-%d %H:%M}' if known else f'{acquisition.start:%Y-%m-%d}'
+
+
+def _extent(boxes: Sequence[tuple[shapely.Polygon, str]]) -> list[str]:
+    """In degrees, and in each CRS."""
+    shapes, crss = [box for box, _ in boxes], [crs for _, crs in boxes]
+    parts = shapely.get_parts(footprints(shapes, crss, 'OGC:CRS84'))
+    west, south, east, north = shapely.total_bounds(parts)
+    if east - west > 180:  # on both sides of the antimeridian
+        edges = shapely.bounds(parts)
+        west, east = edges[edges[:, 0] >= 0, 0].min(), edges[edges[:, 2] < 0, 2].max()
+    lines = [f'longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}']
+    for crs in dict.fromkeys(crss):
+        left, bottom, right, top = shapely.total_bounds([b for b, own in boxes if own == crs])
+        lines.append(f'{_crs(crs)}: x {left:.9g} to {right:.9g}, y {bottom:.9g} to {top:.9g}')
+    return lines
+
+
+def _grids(tiles: Sequence[Tile]) -> list[str]:
+    """Pixel size, shape and corner of each grid, and the bands that are on it."""
+    found: dict[str, tuple[set[str], set[str]]] = {}
+    for tile in tiles:
+        for (band, named), header in tile.headers.items():
+            text = _shape(header, tile.crs)
+            if named and in_metres(tile.crs) and abs(named / header.xres - 1) > 0.01:
+                text += f' (named {named:g} m)'
+            bands, corners = found.setdefault(text, (set(), set()))
+            bands.add(band)
+            corners.add(f'corner {header.left:.9g}, {header.top:.9g}')
+    return [
+        f'{text}, {corners.pop() if len(corners) == 1 else f"{len(corners)} corners"}: '
+        f'{" ".join(sorted(bands))}'
+        for text, (bands, corners) in sorted(
+            found.items(), key=lambda item: float(item[0].split()[0])
+        )
+    ]
+
+
+def _shape(header: Header, crs: str) -> str:
+    """Pixel size and shape."""
+    size = f'{header.xres:.6g}'
+    if abs(header.yres / header.xres - 1) > 1e-6:
+        size += f' x {header.yres:.6g}'
+    return f'{size} {"m" if in_metres(crs) else "deg"}, {header.width} x {header.height} pixels'
+
+
+def _bands(tiles: Sequence[Tile], sensor: Sensor, *, lone: bool) -> list[Row]:
+    """Which bands are there, and which are not."""
+    names = [*sensor.band_names, *(qa.band for qa in sensor.qa)]
+    lacking = {name: [tile for tile in tiles if name not in tile.files] for name in names}
+    rows: list[Row] = [('bands', [' '.join(n for n in names if len(lacking[n]) < len(tiles))])]
+    if lone:
+        return rows
+    nowhere = [name for name in names if len(lacking[name]) == len(tiles)]
+    lines = [' '.join(nowhere)] if nowhere else []
+    lines += [
+        f'{name} in {len(without)} of {len(tiles)} products: {first_names(map(product_of, without), 2)}'
+        for name, without in lacking.items()
+        if 0 < len(without) < len(tiles)
+    ]
+    return [*rows, ('missing', lines or ['none'])]
+
+
+def _calibration(tiles: Sequence[Tile], catalog: SensorDataset) -> list[str]:
+    """Scale and offset of each unit, and where they come from."""
+    found: dict[tuple[str, str], Counter[tuple[float, float]]] = {}
+    for tile in tiles:
+        used = [band for band in catalog.sensor.bands if band.name in tile.files]
+        for unit, *numbers in {
+            (_unit(band, tile), *catalog._calibration(tile, band)) for band in used
+        }:
+            key = unit, tile.uncalibrated or _source(tile)
+            found.setdefault(key, Counter())[numbers[0], numbers[1]] += 1
+    lines = []
+    for (unit, source), pairs in found.items():
+        if any(tile.uncalibrated == source for tile in tiles):
+            lines.append(f'{unit}: not known, {source}')
+            continue
+        if len(pairs) > 3:
+            scales, offsets = zip(*pairs)
+            text = f'scale {min(scales):.5g} to {max(scales):.5g}, '
+            text += f'offset {min(offsets):.5g} to {max(offsets):.5g}'
+            lines.append(f'{unit}: {text}, from {source}')
+            continue
+        for (scale, offset), number in pairs.items():
+            count = f' ({number} products)' if number < len(tiles) else ''
+            lines.append(f'{unit}: scale {scale:.5g}, offset {offset:.5g}, from {source}{count}')
+    return lines or ['none: there are quality bands alone']
+
+
+def _unit(band: Band, tile: Tile) -> str:
+    """What digital numbers become."""
+    if band.unit == 'reflectance':
+        return band.unit
+    return "kelvin by Planck's law" if band.name in tile.planck else 'kelvin'
+
+
+def _source(tile: Tile) -> str:
+    """Where scale and offset come from."""
+    if not tile.offset:
+        return "the sensor's table"
+    names = [os.path.basename(path) for path in tile.metadata]
+    own = [name for name in names if PRODUCT_METADATA.match(name)]
+    if not own:
+        return f'the baseline {tile.baseline} in the name'
+    return own[0].removeprefix(f'{os.path.basename(tile.name)}_')
+
+
+def _clear(acquisitions: Sequence[Acquisition]) -> list[str]:
+    """Clear fraction, time and name of each acquisition."""
+    lines = []
+    for acquisition in acquisitions[:_NAMED]:
+        share = acquisition.clear_fraction
+        name, more = product_of(acquisition.tiles[0]), len(acquisition.tiles) - 1
+        text = '   -' if np.isnan(share) else f'{share:.2f}'
+        plus = f' and {more} more tiles' if more else ''
+        lines.append(f'{text}  {_when(acquisition)}  {name}{plus}')
+    if len(acquisitions) > _NAMED:
+        shares = pd.Series([a.clear_fraction for a in acquisitions])
+        lines.append(
+            f'and {len(acquisitions) - _NAMED} more; of all, from {shares.min():.2f} to '
+            f'{shares.max():.2f}, median {shares.median():.2f}'
+        )
+    return lines
+
+
+# -- rasters -----------------------------------------------------------------------------------
+
+
+def describe_rasters(files: Sequence[str], root: str) -> list[Found]:
+    """Rasters that belong to no known product, those of one kind together.
+
+    Raises:
+        ValueError: If none can be read.
+    """
+    kinds: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    boxes: dict[str, tuple[shapely.Polygon, str]] = {}
+    problems: list[str] = []
+    for file in files[:_HEADERS]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
+                src = open_raster(file)
+        except (rasterio.errors.RasterioError, OSError) as error:
+            problems.append(f'{relative(file, root)}: {error}')
+            continue
+        kinds.setdefault(_facts(src), []).append(file)
+        if src.crs is not None:
+            boxes[file] = shapely.box(*src.bounds), crs_text(src.crs.to_wkt())
+    if not kinds:
+        raise ValueError(f'no product of a known sensor, and no raster: {problems[0]}')
+    found = []
+    for facts, own in kinds.items():
+        rows: list[Row] = [('files', [first_names([relative(file, root) for file in own], 4)])]
+        rows += [(label, [text]) for label, text in facts if text]
+        placed = [boxes[file] for file in own if file in boxes]
+        if placed:
+            rows.append(('extent', _extent(placed)))
+        rows.append(('read with', _how_to_read(own, root)))
+        title = (
+            f'{len(own)} rasters of no known product' if own[1:] else 'Raster of no known product'
+        )
+        found.append(Found(title, rows, partial(look_at_raster, own[0])))
+    if len(files) > _HEADERS:
+        problems.append(f'{len(files) - _HEADERS} more rasters were not opened')
+    if problems:
+        found.append(Found('Problems', [('files', problems[:_NAMED])]))
+    return found
+
+
+def _facts(src: DatasetReader) -> tuple[tuple[str, str], ...]:
+    """What a header tells, but the place."""
+    t, crs = src.transform, crs_text(src.crs.to_wkt()) if src.crs is not None else ''
+    header = Header(t.c, t.f, t.a, -t.e, src.width, src.height)
+    grid = _shape(header, crs) if crs else f'{src.width} x {src.height} pixels'
+    if t.b or t.d or t.a <= 0 or t.e >= 0:
+        grid += '; not north up, so that no dataset can read it'
+    bands = f'{src.count}, {", ".join(dict.fromkeys(src.dtypes))}, nodata {src.nodata}'
+    tags = []
+    if set(src.scales) != {1.0} or set(src.offsets) != {0.0}:
+        pairs = dict.fromkeys(zip(src.scales, src.offsets))
+        tags = [f'scale {scale:g}, offset {offset:g}' for scale, offset in pairs]
+    names = ' '.join(filter(None, src.descriptions))
+    return (
+        ('format', src.driver),
+        ('CRS', _crs(crs) if crs else 'none'),
+        ('grid', grid),
+        ('bands', bands),
+        ('names', names),
+        ('tags', '; '.join(tags)),
+    )
+
+
+def _how_to_read(files: Sequence[str], root: str) -> list[str]:
+    """A call to be completed, as nothing in the file tells what its bands are."""
+    src = open_raster(files[0])
+    dated = all(re.search(r'\d{8}', os.path.basename(file)) for file in files)
+    date = '' if dated else ", date='20200614'"
+    lines = [
+        f'StackDataset(SENSOR, {root!r}, bands=[{src.count} names], scale=..., offset=...{date})',
+        'SENSOR and names of bands: see `torchgeo-anysensor sensors`; reflectance is DN * scale + '
+        'offset; bands in separate files: filename_regex with a group (?P<band>...)',
+    ]
+    if src.count == 1 and not src.dtypes[0].startswith('float'):
+        lines.append(f'LabelRaster({root!r}) if its values are classes')
+    return lines
+
+
+# -- words -------------------------------------------------------------------------------------
+
+
+def band_files(tile: Tile) -> list[str]:
+    """All files of bands."""
+    return [path for grids in tile.files.values() for path in grids.values()]
+
+
+def product_of(tile: Tile) -> str:
+    """Name of the product that a tile is of."""
+    name = PurePath(tile.name)
+    folder = name.parent
+    if folder.suffix.upper() == '.SAFE' or product_name(folder.name):
+        name = folder
+    return name.stem if name.suffix.upper() == '.SAFE' else name.name
+
+
+def relative(path: str, root: str) -> str:
+    """A path below the root without it."""
+    folder = root if os.path.isdir(root) or root.startswith('/vsi') else os.path.dirname(root)
+    return path.removeprefix(f'{folder}/') if path != root else os.path.basename(path)
+
+
+def first_names(names: Iterable[str], most: int) -> str:
+    """The first names, and how many there are more."""
+    names = list(names)
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
+
+
+def _crs(crs: str) -> str:
+    """Code or name of a CRS."""
+    return crs if crs.startswith('EPSG:') else str(PROJ_CRS.from_user_input(crs).name)
