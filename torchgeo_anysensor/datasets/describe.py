@@ -1,12 +1,11 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""Products and rasters in words."""
+"""Products in words."""
 
 import os
 import re
 import textwrap
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,23 +14,19 @@ from pathlib import PurePath
 
 import numpy as np
 import pandas as pd
-import rasterio
 import shapely
 from pyproj import CRS as PROJ_CRS
-from rasterio.io import DatasetReader
 from torch import Tensor
 
 from ..sensors import Band, Sensor
 from .files import on_disk
-from .geometry import crs_text, footprints, in_metres
+from .geometry import footprints, in_metres
 from .index import WHOLE, Acquisition, Header, Tile, group_tiles
-from .plot import look_at_product, look_at_raster
-from .read import open_raster
+from .plot import look_at_product
 from .safe import product_name
 from .sensor import SensorDataset
 
 _NAMED = 20  # acquisitions and problems that are listed
-_HEADERS = 1000  # rasters of no known product that are opened
 _COLUMNS = 100  # of the terminal
 _INDENT = 15  # of these, for what a row is
 _INSTANT = pd.Timedelta(hours=1)  # a date without a time of day spans a day
@@ -94,7 +89,7 @@ def describe_products(
     """
     good = [tile for tile in tiles if tile.headers and WHOLE not in tile.problems]
     found = group_tiles(good, catalog._pass)
-    rows: list[Row] = [('products', [f'{len(good)}, in {len(found)} acquisitions'])]
+    rows: list[Row] = [('products', [_counts(good, found)])]
     if good:
         for label, values in (
             ('platforms', [tile.platform for tile in good]),
@@ -103,7 +98,7 @@ def describe_products(
         ):
             rows.append((label, [first_names(sorted(filter(None, set(values))), _NAMED) or '-']))
         rows.append(('dates', [_dates(found)]))
-        rows.append(('extent', _extent([(tile.ground, tile.crs) for tile in good])))
+        rows.append(('extent', extent_of([(tile.ground, tile.crs) for tile in good])))
         rows.append(('grids', _grids(good)))
         rows += _bands(good, catalog.sensor, lone=os.path.isfile(root))
         rows.append(('calibration', _calibration(good, catalog)))
@@ -119,9 +114,37 @@ def describe_products(
         if lines:
             rows.append((label, lines))
     if good:
-        rows.append(('read with', [f'{type(catalog).__name__}({_folder(catalog.sensor, root)!r})']))
+        rows.append(('read with', [_call(catalog, good, root)]))
     look = partial(look_at_product, catalog, found) if good else None
     return Found(f'{catalog.sensor.title} ({catalog.sensor.name})', rows, look)
+
+
+def _counts(tiles: Sequence[Tile], acquisitions: Sequence[Acquisition]) -> str:
+    """How many products, and acquisitions where that differs."""
+    if len(tiles) == len(acquisitions):
+        return str(len(tiles)) if tiles else 'none that can be read'
+    return f'{len(tiles)}, in {len(acquisitions)} acquisition{"s" * (len(acquisitions) > 1)}'
+
+
+def _call(catalog: SensorDataset, tiles: Sequence[Tile], root: str) -> str:
+    """Code that reads the products, as far as they are there."""
+    sensor, bands = catalog.sensor, catalog._default_bands(None)
+    call = f'{type(catalog).__name__}({_folder(sensor, root)!r}'
+    quality = [qa.band for qa in sensor.qa]
+
+    def some_have(names: Sequence[str]) -> bool:
+        return any(not tile.why_not(names, 0) for tile in tiles)
+
+    if os.path.isfile(root) or some_have([*bands, *quality]):
+        grids = {band.gsd_m for band in sensor.bands if band.unit == 'reflectance'}
+        others = sorted(grids - {band.gsd_m for band in sensor.select(bands)})
+        other = ' or '.join(f'res={gsd:g}' for gsd in others)
+        return f'{call})' + (f', and {other} for the other grids' if other else '')
+    there = [name for name in sensor.band_names if some_have([name])]
+    if not there:
+        return 'nothing: a dataset needs a band besides the quality bands'
+    own = [name for name in bands if name in there] or there[:1]
+    return f'{call}, bands={own}{"" if some_have([*own, *quality]) else ", qa=False"})'
 
 
 def _folder(sensor: Sensor, root: str) -> str:
@@ -140,17 +163,20 @@ def _dates(acquisitions: Sequence[Acquisition]) -> str:
     """First, last and how many."""
     first, last = acquisitions[0], acquisitions[-1]
     days = len({acquisition.start.date() for acquisition in acquisitions})
-    return f'{_when(first)} to {_when(last)}, {days} days' if days > 1 else _when(first)
+    utc = ' UTC' if ':' in _when(first) else ''
+    if days == 1:
+        return f'{_when(first)}{utc}'
+    return f'{_when(first)} to {_when(last)}{utc}, {days} different days'
 
 
 def _when(acquisition: Acquisition) -> str:
     """Time of an acquisition as precise as it is known."""
     tile = acquisition.tiles[0]
     known = tile.stop - tile.start < _INSTANT
-    return f'{acquisition.start:%Y-%m-%d %H:%M}' if known else f'{acquisition.start:%Y-%m-%d}'
+    return f'{acquisition.start:%Y-%m-%d{" %H:%M" if known else ""}}'
 
 
-def _extent(boxes: Sequence[tuple[shapely.Polygon, str]]) -> list[str]:
+def extent_of(boxes: Sequence[tuple[shapely.Polygon, str]]) -> list[str]:
     """In degrees, and in each CRS."""
     shapes, crss = [box for box, _ in boxes], [crs for _, crs in boxes]
     parts = shapely.get_parts(footprints(shapes, crss, 'OGC:CRS84'))
@@ -161,7 +187,7 @@ def _extent(boxes: Sequence[tuple[shapely.Polygon, str]]) -> list[str]:
     lines = [f'longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}']
     for crs in dict.fromkeys(crss):
         left, bottom, right, top = shapely.total_bounds([b for b, own in boxes if own == crs])
-        lines.append(f'{_crs(crs)}: x {left:.9g} to {right:.9g}, y {bottom:.9g} to {top:.9g}')
+        lines.append(f'{crs_name(crs)}: x {left:.9g} to {right:.9g}, y {bottom:.9g} to {top:.9g}')
     return lines
 
 
@@ -170,12 +196,13 @@ def _grids(tiles: Sequence[Tile]) -> list[str]:
     found: dict[str, tuple[set[str], set[str]]] = {}
     for tile in tiles:
         for (band, named), header in tile.headers.items():
-            text = _shape(header, tile.crs)
+            text = shape_of(header, tile.crs)
             if named and in_metres(tile.crs) and abs(named / header.xres - 1) > 0.01:
                 text += f' (named {named:g} m)'
             bands, corners = found.setdefault(text, (set(), set()))
             bands.add(band)
             corners.add(f'corner {header.left:.9g}, {header.top:.9g}')
+    order = catalog.sensor.band_names
     return [
         f'{text}, {corners.pop() if len(corners) == 1 else f"{len(corners)} corners"}: '
         f'{" ".join(sorted(bands))}'
@@ -185,7 +212,7 @@ def _grids(tiles: Sequence[Tile]) -> list[str]:
     ]
 
 
-def _shape(header: Header, crs: str) -> str:
+def shape_of(header: Header, crs: str) -> str:
     """Pixel size and shape."""
     size = f'{header.xres:.6g}'
     if abs(header.yres / header.xres - 1) > 1e-6:
@@ -273,88 +300,6 @@ def _clear(acquisitions: Sequence[Acquisition]) -> list[str]:
     return lines
 
 
-# -- rasters -----------------------------------------------------------------------------------
-
-
-def describe_rasters(files: Sequence[str], root: str) -> list[Found]:
-    """Rasters that belong to no known product, those of one kind together.
-
-    Raises:
-        ValueError: If none can be read.
-    """
-    kinds: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    boxes: dict[str, tuple[shapely.Polygon, str]] = {}
-    problems: list[str] = []
-    for file in files[:_HEADERS]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-                src = open_raster(file)
-        except (rasterio.errors.RasterioError, OSError) as error:
-            problems.append(f'{relative(file, root)}: {error}')
-            continue
-        kinds.setdefault(_facts(src), []).append(file)
-        if src.crs is not None:
-            boxes[file] = shapely.box(*src.bounds), crs_text(src.crs.to_wkt())
-    if not kinds:
-        raise ValueError(f'no product of a known sensor, and no raster: {problems[0]}')
-    found = []
-    for facts, own in kinds.items():
-        rows: list[Row] = [('files', [first_names([relative(file, root) for file in own], 4)])]
-        rows += [(label, [text]) for label, text in facts if text]
-        placed = [boxes[file] for file in own if file in boxes]
-        if placed:
-            rows.append(('extent', _extent(placed)))
-        rows.append(('read with', _how_to_read(own, root)))
-        title = (
-            f'{len(own)} rasters of no known product' if own[1:] else 'Raster of no known product'
-        )
-        found.append(Found(title, rows, partial(look_at_raster, own[0])))
-    if len(files) > _HEADERS:
-        problems.append(f'{len(files) - _HEADERS} more rasters were not opened')
-    if problems:
-        found.append(Found('Problems', [('files', problems[:_NAMED])]))
-    return found
-
-
-def _facts(src: DatasetReader) -> tuple[tuple[str, str], ...]:
-    """What a header tells, but the place."""
-    t, crs = src.transform, crs_text(src.crs.to_wkt()) if src.crs is not None else ''
-    header = Header(t.c, t.f, t.a, -t.e, src.width, src.height)
-    grid = _shape(header, crs) if crs else f'{src.width} x {src.height} pixels'
-    if t.b or t.d or t.a <= 0 or t.e >= 0:
-        grid += '; not north up, so that no dataset can read it'
-    bands = f'{src.count}, {", ".join(dict.fromkeys(src.dtypes))}, nodata {src.nodata}'
-    tags = []
-    if set(src.scales) != {1.0} or set(src.offsets) != {0.0}:
-        pairs = dict.fromkeys(zip(src.scales, src.offsets))
-        tags = [f'scale {scale:g}, offset {offset:g}' for scale, offset in pairs]
-    names = ' '.join(filter(None, src.descriptions))
-    return (
-        ('format', src.driver),
-        ('CRS', _crs(crs) if crs else 'none'),
-        ('grid', grid),
-        ('bands', bands),
-        ('names', names),
-        ('tags', '; '.join(tags)),
-    )
-
-
-def _how_to_read(files: Sequence[str], root: str) -> list[str]:
-    """A call to be completed, as nothing in the file tells what its bands are."""
-    src = open_raster(files[0])
-    dated = all(re.search(r'\d{8}', os.path.basename(file)) for file in files)
-    date = '' if dated else ", date='20200614'"
-    lines = [
-        f'StackDataset(SENSOR, {root!r}, bands=[{src.count} names], scale=..., offset=...{date})',
-        'SENSOR and names of bands: see `torchgeo-anysensor sensors`; reflectance is DN * scale + '
-        'offset; bands in separate files: filename_regex with a group (?P<band>...)',
-    ]
-    if src.count == 1 and not src.dtypes[0].startswith('float'):
-        lines.append(f'LabelRaster({root!r}) if its values are classes')
-    return lines
-
-
 # -- words -------------------------------------------------------------------------------------
 
 
@@ -385,6 +330,6 @@ def first_names(names: Iterable[str], most: int) -> str:
     return ', '.join(names[:most]) + more
 
 
-def _crs(crs: str) -> str:
+def crs_name(crs: str) -> str:
     """Code or name of a CRS."""
     return crs if crs.startswith('EPSG:') else str(PROJ_CRS.from_user_input(crs).name)

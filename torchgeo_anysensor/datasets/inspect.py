@@ -7,14 +7,18 @@ import glob
 import os
 import re
 import tarfile
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import PurePath
 from typing import NamedTuple
 
 import rasterio
+import shapely
 from matplotlib import pyplot as plt
+from rasterio.io import DatasetReader
 
 from .. import datasets
 from ..sensors import SENSORS, Sensor
@@ -22,17 +26,27 @@ from .describe import (
     PRODUCT_METADATA,
     Found,
     band_files,
+    crs_name,
     describe_products,
-    describe_rasters,
+    extent_of,
     first_names,
     product_of,
     relative,
+    shape_of,
 )
 from .files import list_files
-from .index import Tile
-from .plot import draw_panels
+from .geometry import crs_text
+from .index import Header, Tile
+from .plot import draw_panels, look_at_raster
+from .read import open_raster
 from .sensor import SensorDataset
 
+_HEADERS = 1000  # rasters of no known product that are opened
+_EXPLANATION = (
+    'Nothing in these files tells what they are. `torchgeo-anysensor sensors` lists the sensors and '
+    'names of bands that StackDataset knows. Reflectance is DN * scale + offset. Where bands are in '
+    'separate files, filename_regex has a group (?P<band>...).'
+)
 _RASTER = re.compile(r'.*\.(tiff?|jp2)$', re.IGNORECASE)
 _SIGNATURE = 'torchgeo-anysensor inspect'
 
@@ -71,11 +85,11 @@ def inspect_path(path: str | os.PathLike[str]) -> list[Found]:
     known = {file for survey in surveys for tile in survey.tiles for file in band_files(tile)}
     others = [file for file in rasters if file not in known]
     if surveys and others:
-        names = first_names([relative(file, root) for file in others], 3)
+        names = first_names(map(os.path.basename, others), 3)
         rows = [('files', [names, 'to see one, inspect it by its own path'])]
         found.append(Found('Other rasters, which are not bands of these products', rows))
     elif others:
-        found = describe_rasters(others, root)
+        found = _describe_rasters(others, root)
     if not found:
         titles = ', '.join(sensor.title for sensor in SENSORS.values())
         raise ValueError(
@@ -163,12 +177,14 @@ def _root(path: str) -> str:
 def _survey(root: str) -> list[_Survey]:
     """Ask every sensor for its products."""
     everything = [getattr(datasets, name) for name in datasets.__all__]
+    classes: dict[str, type[SensorDataset]] = {
+        cls.sensor.name: cls
+        for cls in everything
+        if isinstance(cls, type) and issubclass(cls, SensorDataset) and hasattr(cls, 'sensor')
+    }
     surveys = []
-    for cls in everything:
-        if not (
-            isinstance(cls, type) and issubclass(cls, SensorDataset) and hasattr(cls, 'sensor')
-        ):
-            continue
+    for name in SENSORS:
+        cls = classes[name]
         catalog = cls.__new__(cls)
         near = _metadata_near(root, cls.sensor)
         catalog.paths, catalog.pixel = [root, *near], 0.0
@@ -238,4 +254,83 @@ def _assign(surveys: Sequence[_Survey]) -> None:
 def _rasters(root: str) -> list[str]:
     """Files that may be rasters; a single file in any case."""
     lone = os.path.isfile(root)
-    return listband_files(root, lambda name: lone or _RASTER.match(name) is not None).files
+    return list_files(root, lambda name: lone or _RASTER.match(name) is not None).files
+
+
+# -- rasters -----------------------------------------------------------------------------------
+
+
+def _describe_rasters(files: Sequence[str], root: str) -> list[Found]:
+    """Rasters that belong to no known product, those of one kind together.
+
+    Raises:
+        ValueError: If none can be read.
+    """
+    kinds: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    boxes: dict[str, tuple[shapely.Polygon, str]] = {}
+    problems: list[str] = []
+    for file in files[:_HEADERS]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
+                src = open_raster(file)
+        except (rasterio.errors.RasterioError, OSError) as error:
+            problems.append(f'{relative(file, root)}: {error}')
+            continue
+        kinds.setdefault(_facts(src), []).append(file)
+        if src.crs is not None:
+            boxes[file] = shapely.box(*src.bounds), crs_text(src.crs.to_wkt())
+    if not kinds:
+        raise ValueError(f'found no product of a known sensor, and no raster: {problems[0]}')
+    found = []
+    for facts, own in kinds.items():
+        names = first_names([relative(file, root) for file in own], 4)
+        rows = [('files', [names]), *((label, [text]) for label, text in facts if text)]
+        placed = [boxes[file] for file in own if file in boxes]
+        if placed:
+            rows.append(('extent', extent_of(placed)))
+        rows.append(('read with', _calls(own, root)))
+        title = f'{len(own)} rasters' if own[1:] else 'Raster'
+        found.append(Found(f'{title} of no known product', rows, partial(look_at_raster, own[0])))
+    if len(files) > _HEADERS:
+        problems.append(f'{len(files) - _HEADERS} more rasters were not opened')
+    if problems:
+        found.append(Found('Problems', [('files', problems[:_HEADERS])]))
+    found.append(Found('To read them', [('', [_EXPLANATION])]))
+    return found
+
+
+def _facts(src: DatasetReader) -> tuple[tuple[str, str], ...]:
+    """What a header tells, but the place."""
+    t, crs = src.transform, crs_text(src.crs.to_wkt()) if src.crs is not None else ''
+    header = Header(t.c, t.f, t.a, -t.e, src.width, src.height)
+    grid = shape_of(header, crs) if crs else f'{src.width} x {src.height} pixels'
+    if t.b or t.d or t.a <= 0 or t.e >= 0:
+        grid += '; not north up, so that no dataset can read it'
+    bands = f'{src.count}, {", ".join(dict.fromkeys(src.dtypes))}'
+    bands += ', no nodata value' if src.nodata is None else f', nodata {src.nodata:g}'
+    tags = []
+    if set(src.scales) != {1.0} or set(src.offsets) != {0.0}:
+        pairs = dict.fromkeys(zip(src.scales, src.offsets))
+        tags = [f'scale {scale:g}, offset {offset:g}' for scale, offset in pairs]
+    return (
+        ('format', src.driver),
+        ('CRS', crs_name(crs) if crs else 'none'),
+        ('grid', grid),
+        ('bands', bands),
+        ('names', ' '.join(filter(None, src.descriptions))),
+        ('tags', '; '.join(tags)),
+    )
+
+
+def _calls(files: Sequence[str], root: str) -> list[str]:
+    """Code to be completed, as nothing in the files tells what their bands are."""
+    src = open_raster(files[0])
+    where = root if files[1:] else files[0]
+    dated = all(re.search(r'\d{8}', os.path.basename(file)) for file in files)
+    date = '' if dated else ', date=...'
+    names = f'[{src.count} names]' if src.count > 1 else '[name]'
+    calls = [f'StackDataset(sensor, {where!r}, bands={names}, scale=..., offset=...{date})']
+    if src.count == 1 and not src.dtypes[0].startswith('float'):
+        calls.append(f'LabelRaster({where!r}) if its values are classes')
+    return calls

@@ -61,7 +61,8 @@ def true_color(rgb: Tensor, valid: Tensor, *, seen: Tensor | None = None) -> Ten
     else:
         low, high = np.quantile(values.numpy(), (0.02, 0.98))
         picture = ((rgb - low) / max(high - low, 1e-6)).clamp(0, 1)
-    pale = torch.where(seen, torch.lerp(*torch.tensor(_PALE), picture), torch.tensor(_GREY))
+    low, high = _PALE
+    pale = torch.where(seen, low + (high - low) * picture, torch.tensor(_GREY))
     picture = torch.where(valid, picture, pale)
     return torch.cat([picture, valid[None].to(picture.dtype)]).permute(1, 2, 0)
 
@@ -114,11 +115,13 @@ def draw_panels(
     panels = list(panels)
     rows = max(1, math.ceil(len(panels) / _ROW))
     columns = max(1, math.ceil(len(panels) / rows))
+    shapes_ = [panel.shape[:2] for _, panel in panels]
+    width, height = (max((s[i] / max(s) for s in shapes_), default=1.0) for i in (1, 0))
     fig, axes = plt.subplots(
         rows,
         columns,
         squeeze=False,
-        figsize=(size_in * columns, size_in * rows),
+        figsize=(size_in * columns * width, size_in * rows * height),
         layout='constrained',
     )
     for ax in axes.flat[len(panels) :]:
@@ -232,7 +235,7 @@ def _quality_alone(catalog: 'SensorDataset', acquisition: Acquisition) -> Tensor
     tiles, qa = acquisition.tiles, catalog.sensor.qa[0]
     grid = _coarse([tile.header(qa.band, 0) for tile in tiles], acquisition.crs)
     clear, seen = _quality(catalog, tiles, grid, ())
-    bright = torch.where(clear, 1.0, torch.where(seen, _PALE[1], _GREY))
+    bright = torch.where(clear, 1.0, torch.where(seen, 0.7, _GREY))
     return torch.stack([bright, bright, bright, clear.float()], dim=-1)
 
 
