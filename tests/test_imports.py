@@ -21,7 +21,7 @@ ALLOWED = {
     'losses': {'types'},
     'tasks': {'types', 'models', 'losses'},
     'simulate': {'sensors'},
-    'main': {'sensors', 'simulate', 'cli'},
+    'main': {'sensors', 'datasets', 'simulate', 'cli'},
     'cli': {'main', 'datamodules', 'losses', 'tasks', 'transforms'},
     '__main__': {'main'},
     '__init__': set(),

@@ -4,6 +4,7 @@
 """The commands, and every config in conf/ trained through them."""
 
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -143,6 +144,66 @@ def test_simulate_writes_and_refuses_what_is_there(tmp_path, capsys, monkeypatch
     with pytest.raises(SystemExit):
         main(['simulate', str(tmp_path / 'full')])
     assert str(tmp_path / 'full') in capsys.readouterr().err
+
+
+def test_inspect_prints_and_draws(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = world.hls(size=240)
+    main(['inspect', str(folder)])
+    printed = capsys.readouterr().out
+    assert printed.startswith('HLS v2.0 S30 (Sentinel-2) (hls_s30)\n  products     1\n')
+    assert printed.endswith(f'\nQuick-look: {folder.name}.png\n')
+    assert (tmp_path / f'{folder.name}.png').stat().st_size > 1000
+    main(['inspect', str(folder), '--out', 'a.png'])
+    assert (tmp_path / 'a.png').exists()
+
+
+def test_inspect_without_a_picture(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(['inspect', str(world.hls(size=240)), '--no-picture'])
+    assert 'Quick-look' not in capsys.readouterr().out
+    assert not list(tmp_path.glob('*.png'))
+
+
+def test_inspect_says_why_there_is_no_picture(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = world.landsat_c2l2(size=240)
+    for file in folder.glob('*.TIF'):
+        file.unlink()
+    main(['inspect', str(folder)])
+    assert 'No quick-look' in capsys.readouterr().out
+    assert not list(tmp_path.glob('*.png'))
+
+
+@pytest.mark.parametrize(
+    ('args', 'said'),
+    [
+        (['nowhere'], 'nowhere: there is no such file or folder'),
+        (['.'], 'found no product of a known sensor'),
+        (['world', '--out', 'mine.png'], 'mine.png: is there'),
+        (['world', '--out', 'nowhere/a.png'], 'there is no folder nowhere'),
+    ],
+)
+def test_inspect_refuses(args, said, world, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'mine.png').write_bytes(b'of the user')
+    if args[0] == 'world':
+        world.hls(size=240)
+    with pytest.raises(SystemExit) as stop:
+        main(['inspect', *args])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+    assert (tmp_path / 'mine.png').read_bytes() == b'of the user'
+
+
+def test_inspect_prints_any_name_on_any_terminal(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    world.hls(size=240).rename(tmp_path / 'données')
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+    monkeypatch.setattr(sys, 'stdout', terminal)
+    main(['inspect', 'données'])
+    assert b"HLSS30('" in terminal.buffer.getvalue()
+    assert b'Quick-look: donn\\xe9es.png' in terminal.buffer.getvalue()
 
 
 def test_module_runs():

@@ -22,6 +22,7 @@ _GDAL_DEFAULTS = {'GDAL_DISABLE_READDIR_ON_OPEN': 'EMPTY_DIR', 'VSI_CURL_CACHE_S
 _COMMANDS_HELP = """\
 Besides fit, validate, test and predict:
   torchgeo-anysensor sensors [NAME]   the sensors that are known, or the bands of one
+  torchgeo-anysensor inspect PATH     what lies at a path, and a picture of it
   torchgeo-anysensor simulate DIR     write simulated scenes with known land cover
 """
 

@@ -68,7 +68,7 @@ def inspect(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         'torchgeo-anysensor inspect', description=(inspect.__doc__ or '').splitlines()[0]
     )
-    parser.add_argument('path', help='folder, product, archive, file, or pattern')
+    parser.add_argument('path', help='folder, product, archive or file')
     parser.add_argument('--out', help='picture to write; by default NAME.png in this folder')
     parser.add_argument('--no-picture', action='store_true', help='print the text alone')
     options = parser.parse_args(args)
@@ -77,15 +77,20 @@ def inspect(args: Sequence[str]) -> None:
     try:
         found = inspect_path(options.path)
         out = None if options.no_picture else picture_path(options.path, options.out)
-    except ValueError as error:
+        _say('\n\n'.join(map(str, found)))
+        if out is not None:
+            drawn, reasons = draw(found, out)
+            _say(f'\nQuick-look: {out}' if drawn else '\nNo quick-look: nothing could be drawn')
+            _say(*(f'  {reason}' for reason in reasons))
+    except (OSError, ValueError) as error:
         parser.error(str(error))
-    encoding = sys.stdout.encoding or 'utf-8'  # names of files may have any characters
-    text = '\n\n'.join(map(str, found))
-    print(text.encode(encoding, 'backslashreplace').decode(encoding))
-    if out is not None:
-        drawn, reasons = draw(found, out)
-        print(f'\nQuick-look: {out}' if drawn else '\nNo quick-look')
-        print(*(f'  {reason}' for reason in reasons), sep='\n', end='\n' if reasons else '')
+
+
+def _say(*lines: str) -> None:
+    """Print names of files, which may have characters that the terminal has not."""
+    encoding = sys.stdout.encoding or 'utf-8'
+    for line in lines:
+        print(line.encode(encoding, 'backslashreplace').decode(encoding), flush=True)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

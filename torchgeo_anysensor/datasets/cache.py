@@ -4,10 +4,11 @@
 """What was learnt of products, kept as GeoParquet."""
 
 import hashlib
+import io
 import json
 import math
 import os
-import tempfile
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,16 @@ def cache_file(roots: Sequence[str], how: str, cache: bool | str | Path) -> Path
         # What is beside the data may be moved with it
         key, folder = [os.path.relpath(root, beside) for root in roots], beside / _FOLDER
     else:
-        home = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-        folder = home / 'torchgeo_anysensor' if cache is True else Path(cache)
+        folder = _users_folder() if cache is True else Path(cache)
         key = [os.path.abspath(root) for root in roots]
     digest = hashlib.sha256(json.dumps([key, how]).encode()).hexdigest()[:12]
     return folder / f'{how.split()[0]}-{digest}.parquet'
+
+
+def _users_folder() -> Path:
+    """Where the user's programs keep what they can make anew."""
+    home = os.environ.get('XDG_CACHE_HOME')
+    return (Path(home) if home else Path.home() / '.cache') / 'torchgeo_anysensor'
 
 
 def stamps(tiles: Sequence[Tile], root: str) -> list[str]:
@@ -60,9 +66,9 @@ def stamps(tiles: Sequence[Tile], root: str) -> list[str]:
 
     Args:
         tiles: As the listing found them.
-        root: Folder that is left out of the names, so that it may be moved.
+        root: Folder that the names are told from, so that it may be moved.
     """
-    known: dict[str, tuple[int, int]] = {}
+    known: dict[str, str] = {}
     found = []
     for tile in tiles:
         lines = [tile.date]
@@ -70,8 +76,8 @@ def stamps(tiles: Sequence[Tile], root: str) -> list[str]:
         for what, path in [*paths, *(('', p) for p in tile.metadata)]:
             holder = on_disk(path)
             if holder not in known:
-                known[holder] = stamp(holder)
-            lines.append(f'{what} {path.removeprefix(root)} {known[holder]}')
+                known[holder] = f'{os.path.relpath(holder, root)} {stamp(holder)}'
+            lines.append(f'{what} {path.partition(holder)[2]} {known[holder]}')
         found.append(hashlib.sha256('\n'.join(lines).encode()).hexdigest())
     return found
 
@@ -90,25 +96,33 @@ def load(path: Path | None, tiles: Sequence[Tile], marks: Sequence[str]) -> list
     if path is None or not path.exists():
         return list(tiles)
     try:
-        kept = pd.read_parquet(path, columns=['format', 'stamp', *_PLAIN, 'start', 'stop', 'facts'])
-    except (OSError, ValueError, KeyError, pyarrow.ArrowException):  # damaged: made anew
-        return list(tiles)
-    rows = {row['stamp']: row for row in kept.to_dict('records') if row['format'] == _FORMAT}
+        columns = ['format', 'stamp', *_PLAIN, 'start', 'stop', 'facts']
+        # By its path it would be opened twice, and another process may replace it in between
+        content = io.BytesIO(path.read_bytes())
+        kept = pd.read_parquet(content, columns=columns, page_checksum_verification=True)
+        known = {
+            row['stamp']: _understand(row)
+            for row in kept.to_dict('records')
+            if row['format'] == _FORMAT
+        }
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
+        return list(tiles)  # damaged, or not ours: made anew
     for tile, mark in zip(tiles, marks):
-        if mark in rows:
-            _fill(tile, rows[mark])
-    return [tile for tile, mark in zip(tiles, marks) if mark not in rows]
+        for name, value in known.get(mark, {}).items():
+            setattr(tile, name, value)
+    return [tile for tile, mark in zip(tiles, marks) if mark not in known]
 
 
-def _fill(tile: Tile, row: dict[str, Any]) -> None:
-    """Take the facts of a row."""
-    for name in _PLAIN:
-        setattr(tile, name, row[name])
-    tile.start, tile.stop = row['start'], row['stop']
+def _understand(row: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a tile from a row."""
     facts = json.loads(row['facts'])
-    tile.scale, tile.offset = facts['scale'], facts['offset']
-    tile.planck = {band: tuple(constants) for band, constants in facts['planck'].items()}
-    tile.headers = {(band, res): Header(*header) for band, res, *header in facts['headers']}
+    return {
+        **{name: row[name] for name in (*_PLAIN, 'start', 'stop')},
+        'scale': facts['scale'],
+        'offset': facts['offset'],
+        'planck': {band: tuple(constants) for band, constants in facts['planck'].items()},
+        'headers': {(band, res): Header(*header) for band, res, *header in facts['headers']},
+    }
 
 
 def save(path: Path | None, tiles: Sequence[Tile], marks: Sequence[str]) -> None:
@@ -131,16 +145,14 @@ def save(path: Path | None, tiles: Sequence[Tile], marks: Sequence[str]) -> None
         geometry=_lonlat(tiles),
         crs='OGC:CRS84',
     )
+    draft = path.with_name(f'{path.stem}-{uuid.uuid4().hex}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, suffix='.part')
-        os.close(handle)
         try:
-            frame.to_parquet(draft)
+            frame.to_parquet(draft, write_page_checksum=True)
             os.replace(draft, path)  # readers see the old file or the new one, never half of it
-        except BaseException:
-            os.unlink(draft)
-            raise
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError:
         return
 

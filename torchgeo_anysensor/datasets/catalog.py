@@ -78,22 +78,11 @@ class Catalog(JoinableDataset, RasterDataset):
         listing = self._list()
         tiles = self._tiles(listing.files)
         self._learn(tiles, cache)
-        finest = min(self.sensor.select(bands), key=lambda band: band.gsd_m)
-        grid = res or finest.gsd_m
+        finest = min(self.sensor.select(bands), key=lambda band: band.gsd_m).name
+        grid = res or self.sensor.select([finest])[0].gsd_m
         self.problems = dict(listing.broken)
         self.problems |= {t.name: why for t in tiles if (why := t.why_not(needed, grid))}
-        if self.problems:
-            quality = [qa.band for qa in self.qa]
-            lacking = any(band in why for band in quality for why in self.problems.values())
-            hint = '(qa=False does without quality bands)' if lacking else ''
-            total = len(tiles) + len(listing.broken)
-            complain(
-                self.problems, total, f'products of {self.sensor.name}', strict=strict, hint=hint
-            )
-        usable = [tile for tile in tiles if tile.name not in self.problems]
-        notes = [f'{tile.name}: {tile.note}' for tile in usable if tile.note]
-        if notes:
-            warnings.warn(f'{len(notes)} products, the first: {notes[0]}', stacklevel=4)
+        usable = self._sort_out(tiles, strict=strict)
         if not usable:
             raise DatasetNotFoundError(self)
         for tile in usable:
@@ -104,10 +93,10 @@ class Catalog(JoinableDataset, RasterDataset):
         self.acquisitions = {}
         for acquisition in found:
             first = acquisition.tiles[0]
-            header = first.header(finest.name, grid)
+            header = first.header(finest, grid)
             acquisition.corner = (header.left, header.top)
-            self.acquisitions[first.file(finest.name, grid)] = acquisition
-        own, size = found[0].crs, found[0].tiles[0].header(finest.name, grid).xres
+            self.acquisitions[first.file(finest, grid)] = acquisition
+        own, size = found[0].crs, found[0].tiles[0].header(finest, grid).xres
         target = crs_text(PROJ_CRS.from_user_input(crs).srs) if crs is not None else own
         self.index = build_index(self.acquisitions, crs=target)
         # The size of a pixel in the acquisitions' CRS, and in that of the index
@@ -117,6 +106,31 @@ class Catalog(JoinableDataset, RasterDataset):
         elif is_geographic(target) and not is_geographic(own):
             self.pixel, step = size, float(res or size / _METRES_PER_DEGREE)
         self._res = (step, step)
+
+    def _sort_out(self, tiles: Sequence[Tile], *, strict: bool) -> list[Tile]:
+        """Tiles without a problem; the others, and what is odd about these, are said.
+
+        Raises:
+            ValueError: With *strict*, if there is a problem.
+        """
+        if self.problems:
+            quality = [qa.band for qa in self.qa]
+            lacking = any(band in why for band in quality for why in self.problems.values())
+            hint = '(qa=False does without quality bands)' if lacking else ''
+            total = len({*self.problems, *(tile.name for tile in tiles)})
+            complain(
+                self.problems, total, f'products of {self.sensor.name}', strict=strict, hint=hint
+            )
+        usable = [tile for tile in tiles if tile.name not in self.problems]
+        notes = [f'{tile.name}: {tile.note}' for tile in usable if tile.note]
+        if notes:
+            warnings.warn(f'{len(notes)} products, the first: {notes[0]}', stacklevel=5)
+        return usable
+
+    @property
+    def files(self) -> list[str]:
+        """Files of the sensor's products that lie at the paths."""
+        return self._list().files
 
     # -- what the layouts of products differ in ------------------------------------------------
 

@@ -19,8 +19,7 @@ from pyproj import CRS as PROJ_CRS
 from torch import Tensor
 
 from ..sensors import Band, Sensor
-from .files import on_disk
-from .geometry import footprints, in_metres
+from .geometry import footprints, in_metres, is_geographic
 from .index import WHOLE, Acquisition, Header, Tile, group_tiles
 from .plot import look_at_product
 from .safe import product_name
@@ -87,20 +86,24 @@ def describe_products(
         problems: Of what is no tile, by name.
         notes: What else the user should know.
     """
-    good = [tile for tile in tiles if tile.headers and WHOLE not in tile.problems]
+    seen = [tile for tile in tiles if tile.headers]
+    good = [tile for tile in seen if WHOLE not in tile.problems]
     found = group_tiles(good, catalog._pass)
+    names = [*catalog.sensor.band_names, *(qa.band for qa in catalog.sensor.qa)]
     rows: list[Row] = [('products', [_counts(good, found)])]
-    if good:
+    if seen:
         for label, values in (
-            ('platforms', [tile.platform for tile in good]),
-            ('baselines', [tile.baseline for tile in good]),
-            ('tiles', [tile.tile for tile in good]),
+            ('platforms', [tile.platform for tile in seen]),
+            ('baselines', [tile.baseline for tile in seen]),
+            ('tiles', [tile.tile for tile in seen]),
         ):
             rows.append((label, [first_names(sorted(filter(None, set(values))), _NAMED) or '-']))
-        rows.append(('dates', [_dates(found)]))
-        rows.append(('extent', extent_of([(tile.ground, tile.crs) for tile in good])))
-        rows.append(('grids', _grids(good)))
-        rows += _bands(good, catalog.sensor, lone=os.path.isfile(root))
+        if good:
+            rows.append(('dates', [_dates(found)]))
+        rows.append(('extent', extent_of([(tile.ground, tile.crs) for tile in seen])))
+        rows.append(('grids', _grids(seen, names)))
+        rows += _bands(seen, names, lone=is_single_file(root))
+    if good:
         rows.append(('calibration', _calibration(good, catalog)))
         rows.append(('clear', _clear(found)))
     reasons = [f'{relative(name, root)}: {why}' for name, why in problems.items()]
@@ -129,17 +132,14 @@ def _counts(tiles: Sequence[Tile], acquisitions: Sequence[Acquisition]) -> str:
 def _call(catalog: SensorDataset, tiles: Sequence[Tile], root: str) -> str:
     """Code that reads the products, as far as they are there."""
     sensor, bands = catalog.sensor, catalog._default_bands(None)
-    call = f'{type(catalog).__name__}({_folder(sensor, root)!r}'
+    call = f'{type(catalog).__name__}({_folder(root)!r}'
     quality = [qa.band for qa in sensor.qa]
 
     def some_have(names: Sequence[str]) -> bool:
         return any(not tile.why_not(names, 0) for tile in tiles)
 
-    if os.path.isfile(root) or some_have([*bands, *quality]):
-        grids = {band.gsd_m for band in sensor.bands if band.unit == 'reflectance'}
-        others = sorted(grids - {band.gsd_m for band in sensor.select(bands)})
-        other = ' or '.join(f'res={gsd:g}' for gsd in others)
-        return f'{call})' + (f', and {other} for the other grids' if other else '')
+    if is_single_file(root) or some_have([*bands, *quality]):
+        return f'{call}){_other_grids(tiles, sensor, bands)}'
     there = [name for name in sensor.band_names if some_have([name])]
     if not there:
         return 'nothing: a dataset needs a band besides the quality bands'
@@ -147,13 +147,24 @@ def _call(catalog: SensorDataset, tiles: Sequence[Tile], root: str) -> str:
     return f'{call}, bands={own}{"" if some_have([*own, *quality]) else ", qa=False"})'
 
 
-def _folder(sensor: Sensor, root: str) -> str:
-    """What a dataset is to be given: an archive by its own name, a product for its single band."""
-    archive = on_disk(root)
-    if archive != root:
-        known = re.match(sensor.archive_regex, os.path.basename(archive), re.VERBOSE)
-        return archive if known else root
-    if not os.path.isfile(root):
+def _other_grids(tiles: Sequence[Tile], sensor: Sensor, bands: Sequence[str]) -> str:
+    """What to ask for where files have other pixels than those of the default bands."""
+    whole = [tile for tile in tiles if not tile.why_not(bands, 0)]
+    others = {
+        band.gsd_m
+        for tile in whole
+        for band in sensor.bands
+        if band.unit == 'reflectance'
+        and not tile.why_not([band.name], 0)
+        and tile.header(band.name, 0).xres != tile.header(bands[0], 0).xres
+    }
+    asked = ' or '.join(f'res={gsd:g}' for gsd in sorted(others))
+    return f'; {asked} for its other grids' if others else ''
+
+
+def _folder(root: str) -> str:
+    """What a dataset is to be given: the folder of the product if there is a single band."""
+    if not is_single_file(root):
         return root
     safe = [str(p) for p in PurePath(root).parents if p.suffix.upper() == '.SAFE']
     return safe[0] if safe else os.path.dirname(root)
@@ -166,7 +177,7 @@ def _dates(acquisitions: Sequence[Acquisition]) -> str:
     utc = ' UTC' if ':' in _when(first) else ''
     if days == 1:
         return f'{_when(first)}{utc}'
-    return f'{_when(first)} to {_when(last)}{utc}, {days} different days'
+    return f'{_when(first)} to {_when(last)}{utc}, on {days} days'
 
 
 def _when(acquisition: Acquisition) -> str:
@@ -191,25 +202,22 @@ def extent_of(boxes: Sequence[tuple[shapely.Polygon, str]]) -> list[str]:
     return lines
 
 
-def _grids(tiles: Sequence[Tile]) -> list[str]:
-    """Pixel size, shape and corner of each grid, and the bands that are on it."""
-    found: dict[str, tuple[set[str], set[str]]] = {}
+def _grids(tiles: Sequence[Tile], names: Sequence[str]) -> list[str]:
+    """Pixel size, shape and corner of each grid, and which of the bands *names* are on it."""
+    found: dict[tuple[float, str], tuple[set[str], set[str]]] = {}
     for tile in tiles:
         for (band, named), header in tile.headers.items():
             text = shape_of(header, tile.crs)
             if named and in_metres(tile.crs) and abs(named / header.xres - 1) > 0.01:
                 text += f' (named {named:g} m)'
-            bands, corners = found.setdefault(text, (set(), set()))
+            bands, corners = found.setdefault((header.xres, text), (set(), set()))
             bands.add(band)
             corners.add(f'corner {header.left:.9g}, {header.top:.9g}')
-    order = catalog.sensor.band_names
-    return [
-        f'{text}, {corners.pop() if len(corners) == 1 else f"{len(corners)} corners"}: '
-        f'{" ".join(sorted(bands))}'
-        for text, (bands, corners) in sorted(
-            found.items(), key=lambda item: float(item[0].split()[0])
-        )
-    ]
+    lines = []
+    for (_, text), (bands, corners) in sorted(found.items(), key=lambda item: item[0][0]):
+        corner = corners.pop() if len(corners) == 1 else f'{len(corners)} corners'
+        lines.append(f'{text}, {corner}: {" ".join(name for name in names if name in bands)}')
+    return lines
 
 
 def shape_of(header: Header, crs: str) -> str:
@@ -217,23 +225,27 @@ def shape_of(header: Header, crs: str) -> str:
     size = f'{header.xres:.6g}'
     if abs(header.yres / header.xres - 1) > 1e-6:
         size += f' x {header.yres:.6g}'
-    return f'{size} {"m" if in_metres(crs) else "deg"}, {header.width} x {header.height} pixels'
+    unit = 'deg' if is_geographic(crs) else 'm' if in_metres(crs) else 'units'
+    return f'{size} {unit}, {header.width} x {header.height} pixels'
 
 
-def _bands(tiles: Sequence[Tile], sensor: Sensor, *, lone: bool) -> list[Row]:
+def _bands(tiles: Sequence[Tile], names: Sequence[str], *, lone: bool) -> list[Row]:
     """Which bands are there, and which are not."""
-    names = [*sensor.band_names, *(qa.band for qa in sensor.qa)]
-    lacking = {name: [tile for tile in tiles if name not in tile.files] for name in names}
-    rows: list[Row] = [('bands', [' '.join(n for n in names if len(lacking[n]) < len(tiles))])]
+    lacking: dict[tuple[str, ...], list[str]] = {}  # products, to what they have not
+    for name in names:
+        without = tuple(product_of(tile) for tile in tiles if name not in tile.files)
+        lacking.setdefault(without, []).append(name)
+    nowhere = set[str]().union(
+        *(own for without, own in lacking.items() if len(without) == len(tiles))
+    )
+    rows: list[Row] = [('bands', [' '.join(name for name in names if name not in nowhere)])]
     if lone:
         return rows
-    nowhere = [name for name in names if len(lacking[name]) == len(tiles)]
-    lines = [' '.join(nowhere)] if nowhere else []
-    lines += [
-        f'{name} in {len(without)} of {len(tiles)} products: {first_names(map(product_of, without), 2)}'
-        for name, without in lacking.items()
-        if 0 < len(without) < len(tiles)
-    ]
+    lines = []
+    for without, own in lacking.items():
+        if without:
+            which = f' in {len(without)} of {len(tiles)} products: {first_names(without, 2)}'
+            lines.append(' '.join(own) + (which if len(without) < len(tiles) else ''))
     return [*rows, ('missing', lines or ['none'])]
 
 
@@ -241,17 +253,15 @@ def _calibration(tiles: Sequence[Tile], catalog: SensorDataset) -> list[str]:
     """Scale and offset of each unit, and where they come from."""
     found: dict[tuple[str, str], Counter[tuple[float, float]]] = {}
     for tile in tiles:
+        if tile.uncalibrated:
+            continue
         used = [band for band in catalog.sensor.bands if band.name in tile.files]
-        for unit, *numbers in {
+        for unit, scale, offset in dict.fromkeys(
             (_unit(band, tile), *catalog._calibration(tile, band)) for band in used
-        }:
-            key = unit, tile.uncalibrated or _source(tile)
-            found.setdefault(key, Counter())[numbers[0], numbers[1]] += 1
+        ):
+            found.setdefault((unit, _source(tile)), Counter())[scale, offset] += 1
     lines = []
     for (unit, source), pairs in found.items():
-        if any(tile.uncalibrated == source for tile in tiles):
-            lines.append(f'{unit}: not known, {source}')
-            continue
         if len(pairs) > 3:
             scales, offsets = zip(*pairs)
             text = f'scale {min(scales):.5g} to {max(scales):.5g}, '
@@ -259,8 +269,11 @@ def _calibration(tiles: Sequence[Tile], catalog: SensorDataset) -> list[str]:
             lines.append(f'{unit}: {text}, from {source}')
             continue
         for (scale, offset), number in pairs.items():
-            count = f' ({number} products)' if number < len(tiles) else ''
+            count = f' ({number} of {len(tiles)} products)' if number < len(tiles) else ''
             lines.append(f'{unit}: scale {scale:.5g}, offset {offset:.5g}, from {source}{count}')
+    reasons = Counter(tile.uncalibrated for tile in tiles if tile.uncalibrated)
+    for reason, number in reasons.items():
+        lines.append(f'not known for {number} of {len(tiles)} products: {reason}')
     return lines or ['none: there are quality bands alone']
 
 
@@ -289,7 +302,7 @@ def _clear(acquisitions: Sequence[Acquisition]) -> list[str]:
         share = acquisition.clear_fraction
         name, more = product_of(acquisition.tiles[0]), len(acquisition.tiles) - 1
         text = '   -' if np.isnan(share) else f'{share:.2f}'
-        plus = f' and {more} more tiles' if more else ''
+        plus = f' and {more} more' if more else ''
         lines.append(f'{text}  {_when(acquisition)}  {name}{plus}')
     if len(acquisitions) > _NAMED:
         shares = pd.Series([a.clear_fraction for a in acquisitions])
@@ -317,10 +330,15 @@ def product_of(tile: Tile) -> str:
     return name.stem if name.suffix.upper() == '.SAFE' else name.name
 
 
+def is_single_file(path: str) -> bool:
+    """Whether a path is a file that holds no others."""
+    return os.path.isfile(path) and not path.lower().endswith(('.zip', '.tar'))
+
+
 def relative(path: str, root: str) -> str:
-    """A path below the root without it."""
-    folder = root if os.path.isdir(root) or root.startswith('/vsi') else os.path.dirname(root)
-    return path.removeprefix(f'{folder}/') if path != root else os.path.basename(path)
+    """A path as it is named inside of the root, which is a folder, an archive or the path."""
+    path = re.sub(r'^/vsi(zip|tar)/', '', path)
+    return path.removeprefix(f'{root}/') if path != root else os.path.basename(path)
 
 
 def first_names(names: Iterable[str], most: int) -> str:

@@ -13,11 +13,17 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS as PROJ_CRS
-from pyproj import Transformer
+from pyproj import Geod, Transformer
+from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
 # Straight lines of one CRS bend in another: so many points on each side of a box
 _SIDE_POINTS = 21
+
+_GEOD = Geod(ellps='WGS84')
+
+# What cannot be drawn
+_NOWHERE = shapely.polygons(np.full((4, 2), np.inf))
 
 
 @lru_cache(maxsize=256)
@@ -66,8 +72,11 @@ def project(geometry: Any, source: str, target: str) -> Any:
     if source == target:
         return geometry
     step = 0.01 if is_geographic(source) else 1000.0
-    geometry = shapely.segmentize(geometry, step)
-    return _split(_move(geometry, source, target), target)
+    moved = _split(_move(shapely.segmentize(geometry, step), source, target), target)
+    if is_geographic(source) and in_metres(target):
+        # Parts that the antimeridian had cut become one again where they meet to the millimetre
+        return shapely.set_precision(moved, 0.001)
+    return moved
 
 
 def footprints(boxes: Any, crs: Sequence[str], target: str) -> NDArray[np.object_]:
@@ -102,8 +111,40 @@ def footprints(boxes: Any, crs: Sequence[str], target: str) -> NDArray[np.object
             ],
             axis=-1,
         )
-        found[own] = _split(_move(shapely.polygons(points), source, target), target)
+        try:
+            moved = _move(shapely.polygons(points), source, target)
+        except ProjError:  # one of them is not bound to the globe
+            found[own] = _NOWHERE
+            continue
+        found[own] = _split(_uncut(moved, target), target)
     return found
+
+
+def _uncut(polygons: NDArray[np.object_], crs: str) -> NDArray[np.object_]:
+    """Polygons of many points; not finite if they lie across the edge of a map of the globe.
+
+    Such a map shows their points at both of its ends, and what lies between is not theirs.
+    """
+    if is_geographic(crs):
+        return polygons
+    corners = shapely.get_coordinates(polygons).reshape(len(polygons), -1, 2)
+    with np.errstate(invalid='ignore'):  # infinite coordinates
+        leaps = abs(np.diff(corners, axis=1)).max(axis=1) > np.ptp(corners, axis=1) / 2
+    return np.where(leaps.any(axis=1), _NOWHERE, polygons)
+
+
+def rectangle(x: slice, y: slice, crs: str) -> shapely.Geometry:
+    """Ground of a query; what reaches over the antimeridian of a map in degrees is cut there.
+
+    Args:
+        x: From the west to the east edge; in degrees maybe below -180 or above 180.
+        y: From the south to the north edge.
+        crs: Of both, as text.
+    """
+    if not is_geographic(crs) or (x.start >= -180 and x.stop <= 180):
+        return shapely.box(x.start, y.start, x.stop, y.stop)
+    turns = [shapely.box(x.start + t, y.start, x.stop + t, y.stop) for t in (-360, 0, 360)]
+    return shapely.intersection(shapely.union_all(turns), shapely.box(-180, -90, 180, 90))
 
 
 def _move(geometry: Any, source: str, target: str) -> Any:
@@ -176,7 +217,28 @@ class Lattice:
             size: Width and height in metres.
             crs: Of the query.
         """
-        x, y = slice(left, left + size), slice(top - size, top)
+        return self._query(left, top, size, size, crs)
+
+    def made(self, x: slice, y: slice, crs: str) -> bool:
+        """Whether :meth:`query` gave a query, of this lattice or of one with the same points.
+
+        Tells apart acquisitions of one time and ground in two UTM zones.
+
+        Args:
+            x: From the west to the east edge of the query.
+            y: From the south to the north edge.
+            crs: Of the query.
+        """
+        again = self._query(*self.window(x, y, crs), crs)
+        slack = 1e-6 * (x.stop - x.start)
+        ends = ((new.start - old.start, new.stop - old.stop) for new, old in zip(again, (x, y)))
+        return all(abs(end) <= slack for pair in ends for end in pair)
+
+    def _query(
+        self, left: float, top: float, width: float, height: float, crs: str
+    ) -> tuple[slice, slice]:
+        """The query of a rectangle on the lattice."""
+        x, y = slice(left, left + width), slice(top - height, top)
         return (x, y) if crs == self.crs else _recentre(x, y, self.crs, crs)
 
     def _nearest(self, value: float, origin: float) -> float:
@@ -195,18 +257,18 @@ def _recentre(x: slice, y: slice, source: str, target: str) -> tuple[slice, slic
     their ground, not all.
     """
     cx, cy = (x.start + x.stop) / 2, (y.start + y.stop) / 2
-    move = _transformer(source, target).transform
-    # Two steps along each axis tell by how much lengths change
-    hx, hy = (x.stop - x.start) / 2, (y.stop - y.start) / 2
-    xs, ys = move([cx, cx - hx, cx + hx, cx, cx], [cy, cy, cy, cy - hy, cy + hy])
-    tx, ty = xs[0], ys[0]
-    if is_geographic(target):
-        # A degree of longitude is as long as one of latitude at the equator alone
-        xs = [tx + (value - tx + 180) % 360 - 180 for value in xs]
-        shrink = math.cos(math.radians(ty))
-        width = math.hypot((xs[2] - xs[1]) * shrink, ys[2] - ys[1]) / shrink
-        height = math.hypot((xs[4] - xs[3]) * shrink, ys[4] - ys[3])
-    else:
-        width = math.hypot(xs[2] - xs[1], ys[2] - ys[1])
-        height = math.hypot(xs[4] - xs[3], ys[4] - ys[3])
+    tx, ty = _transformer(source, target).transform(cx, cy)
+    own, other = _unit_metres(cx, cy, source), _unit_metres(tx, ty, target)
+    width = (x.stop - x.start) * own[0] / other[0]
+    height = (y.stop - y.start) * own[1] / other[1]
     return slice(tx - width / 2, tx + width / 2), slice(ty - height / 2, ty + height / 2)
+
+
+def _unit_metres(x: float, y: float, crs: str) -> tuple[float, float]:
+    """Metres on the ground of one unit along each axis of a CRS, at a place."""
+    step = 0.001 if is_geographic(crs) else 100.0
+    lon, lat = _transformer(crs, 'OGC:CRS84').transform(
+        [x - step, x, x + step, x], [y, y - step, y, y + step]
+    )
+    _, _, lengths = _GEOD.inv(lon[:2], lat[:2], lon[2:], lat[2:])
+    return lengths[0] / (2 * step), lengths[1] / (2 * step)

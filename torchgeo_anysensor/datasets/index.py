@@ -294,6 +294,7 @@ def _check_finite(pieces: Any, tiles: Sequence[Tile], crs: str) -> None:
     if bad.any():
         first = tiles[int(np.flatnonzero(bad)[0])]
         raise ValueError(
-            f'{first.name} ({first.crs}) is too far away to be drawn in {crs}, the CRS of the '
-            "index; give one that shows all acquisitions, such as crs='EPSG:4326'"
+            f'{first.name} ({first.crs}) cannot be drawn in {crs}, the CRS of the index: it lies '
+            'too far away, or across the edge of that map; give one that shows all acquisitions, '
+            "such as crs='EPSG:4326'"
         )

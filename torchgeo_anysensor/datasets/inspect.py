@@ -6,9 +6,7 @@
 import glob
 import os
 import re
-import tarfile
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -30,6 +28,7 @@ from .describe import (
     describe_products,
     extent_of,
     first_names,
+    is_single_file,
     product_of,
     relative,
     shape_of,
@@ -42,11 +41,14 @@ from .read import open_raster
 from .sensor import SensorDataset
 
 _HEADERS = 1000  # rasters of no known product that are opened
-_EXPLANATION = (
-    'Nothing in these files tells what they are. `torchgeo-anysensor sensors` lists the sensors and '
-    'names of bands that StackDataset knows. Reflectance is DN * scale + offset. Where bands are in '
-    'separate files, filename_regex has a group (?P<band>...).'
-)
+_KINDS = 20  # of these, that are described
+_PANELS = 12
+_EXPLANATION = [
+    'Nothing in these files tells which bands they have and what a digital number (DN) means.',
+    '`torchgeo-anysensor sensors` lists sensors, `... sensors NAME` the bands of one.',
+    'Reflectance is DN * scale + offset.',
+    'For bands in separate files give filename_regex with a group (?P<band>...).',
+]
 _RASTER = re.compile(r'.*\.(tiff?|jp2)$', re.IGNORECASE)
 _SIGNATURE = 'torchgeo-anysensor inspect'
 
@@ -64,7 +66,7 @@ def inspect_path(path: str | os.PathLike[str]) -> list[Found]:
     """Find out what lies at a path; nothing is written.
 
     Args:
-        path: Folder with products of any sensors, one product, archive or file, or a pattern.
+        path: Folder with products of any sensors, or one product, archive or file.
 
     Returns:
         One description for each sensor or, where there is none, for each kind of rasters.
@@ -72,24 +74,23 @@ def inspect_path(path: str | os.PathLike[str]) -> list[Found]:
     Raises:
         ValueError: If nothing is there that could be read.
     """
-    root = _root(os.fspath(path))
-    try:
-        surveys = _survey(root)
-        rasters = _rasters(root)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise ValueError(f'{path}: cannot be searched ({error})') from None
+    if not os.path.exists(path):
+        raise ValueError(f'{path}: there is no such file or folder')
+    root = os.path.abspath(path)
+    surveys = _survey(root)
+    rasters = _rasters(root)
     found = [
         describe_products(s.catalog, s.tiles, root=root, problems=s.problems, notes=s.notes)
         for s in surveys
     ]
     known = {file for survey in surveys for tile in survey.tiles for file in band_files(tile)}
     others = [file for file in rasters if file not in known]
-    if surveys and others:
+    if others and any(survey.tiles for survey in surveys):
         names = first_names(map(os.path.basename, others), 3)
         rows = [('files', [names, 'to see one, inspect it by its own path'])]
         found.append(Found('Other rasters, which are not bands of these products', rows))
     elif others:
-        found = _describe_rasters(others, root)
+        found += _describe_rasters(others, root)
     if not found:
         titles = ', '.join(sensor.title for sensor in SENSORS.values())
         raise ValueError(
@@ -140,10 +141,9 @@ def draw(found: Iterable[Found], out: str) -> tuple[int, list[str]]:
         Number of pictures, and why other things have none. Without any, nothing is written.
     """
     panels, reasons = [], []
-    for section in found:
-        if section.look is None:
-            continue
+    for section in [section for section in found if section.look][:_PANELS]:
         try:
+            assert section.look is not None, 'chosen above'
             panels.append(section.look())
         except (OSError, ValueError, rasterio.errors.RasterioError) as error:
             reasons.append(f'{section.title}: {error}')
@@ -159,23 +159,12 @@ def draw(found: Iterable[Found], out: str) -> tuple[int, list[str]]:
 # -- search ------------------------------------------------------------------------------------
 
 
-def _root(path: str) -> str:
-    """The path, absolute; an archive as the folder that it is inside.
+def _survey(root: str) -> list[_Survey]:
+    """Ask every sensor for its products.
 
     Raises:
-        ValueError: If there is nothing.
+        ValueError: If there is an archive that cannot be opened.
     """
-    if not os.path.exists(path):
-        if path.startswith('/vsi') or glob.glob(path, recursive=True):
-            return path
-        raise ValueError(f'{path}: there is no such file or folder')
-    path = os.path.abspath(path)
-    kind = os.path.splitext(path)[1].lower()
-    return f'/vsi{kind[1:]}/{path}' if kind in ('.zip', '.tar') and os.path.isfile(path) else path
-
-
-def _survey(root: str) -> list[_Survey]:
-    """Ask every sensor for its products."""
     everything = [getattr(datasets, name) for name in datasets.__all__]
     classes: dict[str, type[SensorDataset]] = {
         cls.sensor.name: cls
@@ -189,6 +178,8 @@ def _survey(root: str) -> list[_Survey]:
         near = _metadata_near(root, cls.sensor)
         catalog.paths, catalog.pixel = [root, *near], 0.0
         listing = catalog._list()
+        if root in listing.broken:
+            raise ValueError(f'{root}: {listing.broken[root]}')
         tiles = catalog._tiles(listing.files)
         problems = dict(listing.broken)
         if not near:
@@ -202,7 +193,7 @@ def _survey(root: str) -> list[_Survey]:
 
 def _metadata_near(root: str, sensor: Sensor) -> list[str]:
     """Metadata of the product that a single band file belongs to, beside it and above."""
-    if not os.path.isfile(root):
+    if not is_single_file(root):
         return []
     pattern = re.compile(sensor.metadata_regex, re.VERBOSE)
     return [
@@ -216,8 +207,14 @@ def _metadata_near(root: str, sensor: Sensor) -> list[str]:
 def _without_bands(files: Sequence[str], tiles: Sequence[Tile], sensor: Sensor) -> dict[str, str]:
     """Products of which the metadata alone are there."""
     pattern = re.compile(sensor.metadata_regex, re.VERBOSE)
-    there = {PurePath(tile.name).name for tile in tiles}
-    there |= {str(p) for tile in tiles for file in band_files(tile) for p in PurePath(file).parents}
+    there = {os.path.basename(tile.name) for tile in tiles}
+    for tile in tiles:
+        for file in band_files(tile):
+            # Not pathlib: it writes the two slashes of /vsizip//data as one
+            folder = os.path.dirname(file)
+            while folder not in there and folder != os.path.dirname(folder):
+                there.add(folder)
+                folder = os.path.dirname(folder)
     found = {}
     for file in files:
         match = pattern.match(os.path.basename(file))
@@ -237,12 +234,14 @@ def _assign(surveys: Sequence[_Survey]) -> None:
     for survey in surveys:
         for tile in survey.tiles:
             for file in band_files(tile):
-                weight = len(band_files(tile)) + len(tile.metadata)
+                weight = len(band_files(tile))
                 claims.setdefault(file, Counter())[survey.catalog.sensor.name] = weight
     for survey in surveys:
         own = survey.catalog.sensor.name
         for tile in list(survey.tiles):
-            claim = claims[band_files(tile)[0]]
+            claim = Counter[str]()
+            for file in band_files(tile):
+                claim |= claims[file]  # the larger of two weights
             most = [name for name, weight in claim.items() if weight == max(claim.values())]
             if own not in most:
                 survey.tiles.remove(tile)
@@ -253,7 +252,7 @@ def _assign(surveys: Sequence[_Survey]) -> None:
 
 def _rasters(root: str) -> list[str]:
     """Files that may be rasters; a single file in any case."""
-    lone = os.path.isfile(root)
+    lone = is_single_file(root)
     return list_files(root, lambda name: lone or _RASTER.match(name) is not None).files
 
 
@@ -281,22 +280,31 @@ def _describe_rasters(files: Sequence[str], root: str) -> list[Found]:
         if src.crs is not None:
             boxes[file] = shapely.box(*src.bounds), crs_text(src.crs.to_wkt())
     if not kinds:
-        raise ValueError(f'found no product of a known sensor, and no raster: {problems[0]}')
+        packed = ', unpack it first' if re.search(r'\.(t?gz|bz2|xz|7z)$', root) else ''
+        raise ValueError(
+            f'{root}: found no band of a known sensor, and no readable GeoTIFF or JPEG 2000 '
+            f'({problems[0]}){packed}'
+        )
     found = []
-    for facts, own in kinds.items():
+    for facts, own in list(kinds.items())[:_KINDS]:
         names = first_names([relative(file, root) for file in own], 4)
         rows = [('files', [names]), *((label, [text]) for label, text in facts if text)]
         placed = [boxes[file] for file in own if file in boxes]
+        crs = dict.fromkeys(crs_name(crs) for _, crs in placed)
+        rows.append(('CRS', [first_names(crs, 4) or 'none']))
         if placed:
             rows.append(('extent', extent_of(placed)))
         rows.append(('read with', _calls(own, root)))
         title = f'{len(own)} rasters' if own[1:] else 'Raster'
         found.append(Found(f'{title} of no known product', rows, partial(look_at_raster, own[0])))
+    if len(kinds) > _KINDS:
+        found.append(Found(f'Rasters of {len(kinds) - _KINDS} more kinds', []))
     if len(files) > _HEADERS:
-        problems.append(f'{len(files) - _HEADERS} more rasters were not opened')
+        found.append(Found(f'{len(files) - _HEADERS} more rasters, which were not opened', []))
     if problems:
-        found.append(Found('Problems', [('files', problems[:_HEADERS])]))
-    found.append(Found('To read them', [('', [_EXPLANATION])]))
+        more = [f'and {len(problems) - _KINDS} more'] if len(problems) > _KINDS else []
+        found.append(Found('Cannot be read', [('files', problems[:_KINDS] + more)]))
+    found.append(Found('To read them', [('', _EXPLANATION)]))
     return found
 
 
@@ -315,7 +323,6 @@ def _facts(src: DatasetReader) -> tuple[tuple[str, str], ...]:
         tags = [f'scale {scale:g}, offset {offset:g}' for scale, offset in pairs]
     return (
         ('format', src.driver),
-        ('CRS', crs_name(crs) if crs else 'none'),
         ('grid', grid),
         ('bands', bands),
         ('names', ' '.join(filter(None, src.descriptions))),
@@ -326,11 +333,16 @@ def _facts(src: DatasetReader) -> tuple[tuple[str, str], ...]:
 def _calls(files: Sequence[str], root: str) -> list[str]:
     """Code to be completed, as nothing in the files tells what their bands are."""
     src = open_raster(files[0])
-    where = root if files[1:] else files[0]
+    if os.path.isdir(root) and files[1:]:
+        where = os.path.commonpath([os.path.dirname(file) for file in files])
+    else:
+        where = root if files[1:] else files[0]
     dated = all(re.search(r'\d{8}', os.path.basename(file)) for file in files)
     date = '' if dated else ', date=...'
-    names = f'[{src.count} names]' if src.count > 1 else '[name]'
-    calls = [f'StackDataset(sensor, {where!r}, bands={names}, scale=..., offset=...{date})']
+    names = f'{src.count} names' if src.count > 1 else 'name'
+    if src.count > 1 and all(src.descriptions):
+        names = ', '.join(map(repr, src.descriptions))
+    calls = [f'StackDataset(sensor, {where!r}, bands=[{names}], scale=..., offset=...{date})']
     if src.count == 1 and not src.dtypes[0].startswith('float'):
         calls.append(f'LabelRaster({where!r}) if its values are classes')
     return calls

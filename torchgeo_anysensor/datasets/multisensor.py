@@ -248,7 +248,7 @@ class MultiSensorDataset(GeoDataset):
                     yield name, true_color(view['image'][order], view['valid'])
                     break
             else:
-                yield name, views[0]['image'][0]
+                yield name, true_color(views[0]['image'][:1], views[0]['valid'])
         for key in ('mask', 'prediction'):
             if key in sample:
                 yield key, sample[key]
@@ -325,10 +325,14 @@ def _grids_of(
     paths, common = [finest.filepath.iloc[row]], finest.geometry.iloc[row].intersection(ground)
     for other in grids[1:]:
         same = other[other['product'] == finest['product'].iloc[row]]
-        if same.empty:
+        if same.empty:  # files of the user's own: each grid has its own names, the time is common
+            same = other[other.index.left == finest.index.left[row]]
+        shared = same.intersection(common)
+        if shared.empty:
             return
-        common = common.intersection(same.geometry.iloc[0])
-        paths.append(same.filepath.iloc[0])
+        best = int(shared.area.to_numpy().argmax())
+        common = shared.iloc[best]
+        paths.append(same.filepath.iloc[best])
     if common.area > 0:
         yield tuple(paths), common
 

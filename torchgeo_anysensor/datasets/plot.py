@@ -115,8 +115,8 @@ def draw_panels(
     panels = list(panels)
     rows = max(1, math.ceil(len(panels) / _ROW))
     columns = max(1, math.ceil(len(panels) / rows))
-    shapes_ = [panel.shape[:2] for _, panel in panels]
-    width, height = (max((s[i] / max(s) for s in shapes_), default=1.0) for i in (1, 0))
+    sizes = [panel.shape[:2] for _, panel in panels]
+    width, height = (max((s[i] / max(s) for s in sizes), default=1.0) for i in (1, 0))
     fig, axes = plt.subplots(
         rows,
         columns,
@@ -208,7 +208,9 @@ def _clear_first(acquisition: Acquisition) -> float:
 def _thinned(catalog: 'SensorDataset', acquisition: Acquisition, bands: Sequence[str]) -> Tensor:
     """Picture of bands as a dataset reads them, on a coarse grid."""
     tiles = acquisition.tiles
-    grids = set.intersection(*({*tile.files[band]} for tile in tiles for band in bands))
+    grids = set.intersection(
+        *({res for name, res in tile.headers if name == band} for tile in tiles for band in bands)
+    )
     sizes = {res: max(tiles[0].header(bands[0], res)[4:]) for res in grids}
     enough = [res for res, size in sizes.items() if size >= _PIXELS]
     res = max(enough) if enough else min(grids, default=0.0)
@@ -231,9 +233,16 @@ def _thinned(catalog: 'SensorDataset', acquisition: Acquisition, bands: Sequence
 
 
 def _quality_alone(catalog: 'SensorDataset', acquisition: Acquisition) -> Tensor:
-    """Picture of what is clear, in white."""
-    tiles, qa = acquisition.tiles, catalog.sensor.qa[0]
-    grid = _coarse([tile.header(qa.band, 0) for tile in tiles], acquisition.crs)
+    """Picture of what is clear, in white.
+
+    Raises:
+        ValueError: If there is no quality band.
+    """
+    tiles, names = acquisition.tiles, [qa.band for qa in catalog.sensor.qa]
+    own = [name for name in names if not any(tile.why_not([name], 0) for tile in tiles)]
+    if not own:
+        raise ValueError('there is no band that all tiles of the acquisition have')
+    grid = _coarse([tile.header(own[0], 0) for tile in tiles], acquisition.crs)
     clear, seen = _quality(catalog, tiles, grid, ())
     bright = torch.where(clear, 1.0, torch.where(seen, 0.7, _GREY))
     return torch.stack([bright, bright, bright, clear.float()], dim=-1)

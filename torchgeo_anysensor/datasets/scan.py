@@ -4,6 +4,7 @@
 """Headers of many files, read at the same time and checked without reading pixels."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -14,13 +15,14 @@ from pyproj import CRS as PROJ_CRS
 from rasterio.io import DatasetReader
 from tqdm import tqdm
 
-from .files import on_disk
 from .geometry import crs_text
 from .index import WHOLE, Header, Tile
 from .read import DRIVERS
 
 # GDAL lets go of Python while it waits for the disk; more threads only wait for each other
 _THREADS = 4
+
+_LAST_BLOCKS = 100
 
 
 class _Found(NamedTuple):
@@ -51,7 +53,9 @@ def scan(tiles: Sequence[Tile], describe: Callable[[Tile], None], *, title: str)
             except (ValueError, OSError) as error:
                 tile.problems[WHOLE] = str(error)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+        # Told among the problems
+        warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         for _ in tqdm(
             pool.map(work, tiles),
             total=len(tiles),
@@ -68,13 +72,14 @@ def _read_headers(tile: Tile) -> None:
     known: dict[str, _Found] = {}  # one file may hold several bands
     for band, grids in tile.files.items():
         for res, path in grids.items():
-            if not path.lower().endswith(('.tif', '.tiff', '.jp2')):
+            if path.lower().endswith('.gml'):
                 continue  # cloud masks of old Level-1C products are vectors
             try:
                 if path not in known:
                     known[path] = _read_header(path)
             except (rasterio.errors.RasterioError, OSError, ValueError) as error:
-                tile.problems[band, res] = str(error).removeprefix(f'{path}: ')
+                why = str(error).removeprefix(f'{path}: ').removeprefix(f"'{path}' ")
+                tile.problems[band, res] = why
                 continue
             found = known[path]
             tile.crs = tile.crs or found.crs
@@ -121,20 +126,29 @@ def _check_whole(path: str, src: DatasetReader) -> None:
     Raises:
         ValueError: If it does.
     """
-    if on_disk(path) != path:  # archives have their own checks
+    if not os.path.isfile(path):  # in an archive, which has its own checks, or on a server
         return
     size = os.path.getsize(path)
     if src.driver in ('GTiff', 'COG'):
-        rows, cols = src.block_shapes[-1]
-        block = f'{(src.width - 1) // cols}_{(src.height - 1) // rows}'
-        offset = src.get_tag_item(f'BLOCK_OFFSET_{block}', 'TIFF', bidx=src.count)
-        length = src.get_tag_item(f'BLOCK_SIZE_{block}', 'TIFF', bidx=src.count)
-        end = int(offset or 0) + int(length or 0)  # a block that was never written has neither
+        end = _tiff_end(src)
     else:
         with open(path, 'rb') as file:
             end = _jpeg2000_end(file, size)
     if end > size:
         raise ValueError(f'was cut off: it has {size} bytes, its pixels end at byte {end}')
+
+
+def _tiff_end(src: DatasetReader) -> int:
+    """Where the last blocks of the last band end; several threads write them in any order."""
+    rows, cols = src.block_shapes[-1]
+    across, down = -(-src.width // cols), -(-src.height // rows)
+    end = 0
+    for number in range(max(0, across * down - _LAST_BLOCKS), across * down):
+        block = f'{number % across}_{number // across}'
+        offset = src.get_tag_item(f'BLOCK_OFFSET_{block}', 'TIFF', bidx=src.count)
+        length = src.get_tag_item(f'BLOCK_SIZE_{block}', 'TIFF', bidx=src.count)
+        end = max(end, int(offset or 0) + int(length or 0))  # one never written has neither
+    return end
 
 
 def _jpeg2000_end(file: BinaryIO, size: int) -> int:
@@ -143,15 +157,20 @@ def _jpeg2000_end(file: BinaryIO, size: int) -> int:
     while position + 8 <= size:
         file.seek(position)
         head = file.read(16)
+        if position == 0 and head[:2] == b'\xff\x4f':  # SOC: a codestream without boxes
+            return _marked_end(file, size)
         length, kind = int.from_bytes(head[:4]), head[4:8]
         if length == 1:  # the length did not fit into four bytes
             length = int.from_bytes(head[8:16])
         if kind == b'jp2c':
-            if length:
-                return position + length
-            file.seek(size - 2)  # up to the end of the file, where the marker EOC is
-            return size if file.read(2) == b'\xff\xd9' else size + 1
+            return position + length if length else _marked_end(file, size)
         if length < 8:
             break
         position += length
     return size + 1
+
+
+def _marked_end(file: BinaryIO, size: int) -> int:
+    """Where a codestream ends that goes up to the end of the file, where its marker EOC is."""
+    file.seek(size - 2)
+    return size if file.read(2) == b'\xff\xd9' else size + 1

@@ -27,7 +27,7 @@ from .collate import merge_views, stack_views
 from .files import Paths
 from .geometry import crs_text, project, raster_crs
 from .index import Tile
-from .plot import draw_panels, true_color
+from .plot import draw_panels, view_panels
 from .quality import is_bad
 from .read import Grid, read
 
@@ -323,7 +323,8 @@ class SensorDataset(Catalog):
         """Draw a sample in true colour; pixels that are not valid are hatched.
 
         Args:
-            sample: A sample of this dataset; ``mask`` and ``prediction`` are drawn beside it.
+            sample: A sample of this dataset, or a time series of it, of which twelve dates at most
+                are drawn; ``mask`` and ``prediction`` are drawn beside it.
             show_titles: Whether to name the panels.
             suptitle: Title of the figure.
 
@@ -336,7 +337,7 @@ class SensorDataset(Catalog):
         if not self.rgb_bands or not set(self.rgb_bands) <= set(self.bands):
             raise RGBBandsMissingError()
         order = [self.bands.index(band) for band in self.rgb_bands]
-        panels = [(self.sensor.title, true_color(sample['image'][order], sample['valid']))]
+        panels = list(view_panels(sample, order, self.sensor.title))
         panels += [(key, sample[key]) for key in ('mask', 'prediction') if key in sample]
         return draw_panels(panels, show_titles=show_titles, suptitle=suptitle)
 

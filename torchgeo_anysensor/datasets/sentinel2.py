@@ -61,8 +61,9 @@ class _Sentinel2(SensorDataset):
             DatasetNotFoundError: If no complete acquisition is found.
             ValueError: If nothing tells the offset; also see :class:`SensorDataset`.
         """
-        self._baseline = (baseline or '').removeprefix('N')
         self._offset = None if baseline is None else baseline_offset(baseline)
+        digits = re.sub(r'\D', '', baseline or '')
+        self._baseline = f'{digits[:2]}.{digits[2:]}'
         super().__init__(paths, **kwargs)
 
     def _tiles(self, files: Iterable[str]) -> list[Tile]:
@@ -201,9 +202,16 @@ class Sentinel2L1C(_Sentinel2):
             ValueError: If the metadata cannot be read, or nothing tells the time.
         """
         super()._describe(tile)
-        if 'MSK_CLASSI' in tile.files:
-            coarsest = max(tile.headers.values(), key=lambda header: header.xres)
-            tile.headers.setdefault(('MSK_CLASSI', 0.0), coarsest)
+        mask = tile.files.get('MSK_CLASSI', {}).get(0.0, '')
+        if not mask.lower().endswith('.gml'):
+            return
+        try:
+            _polygons(mask, stamp(mask))
+        except (ValueError, OSError) as error:
+            tile.problems['MSK_CLASSI', 0.0] = str(error).removeprefix(f'{mask}: ')
+            return
+        coarsest = max(tile.headers.values(), key=lambda header: header.xres)
+        tile.headers['MSK_CLASSI', 0.0] = coarsest
 
     def _quality_codes(
         self, tile: Tile, qa: QA, grid: Grid

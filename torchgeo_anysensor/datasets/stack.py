@@ -6,12 +6,9 @@
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-from pyproj import CRS as PROJ_CRS
 
 from ..sensors import QA, Band, Sensor, get_sensor
 from .files import Listing, Paths, list_files
@@ -44,13 +41,7 @@ class StackDataset(SensorDataset):
         date: str | None = None,
         qa: QA | None = None,
         qa_regex: str | None = None,
-        res: float | None = None,
-        crs: PROJ_CRS | str | None = None,
-        max_cloud: float | None = None,
-        time_series: bool = False,
-        strict: bool = False,
-        cache: bool | str | Path = True,
-        transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        **kwargs: Any,
     ) -> None:
         r"""Find the acquisitions and read one header of each.
 
@@ -71,13 +62,8 @@ class StackDataset(SensorDataset):
             qa: Quality band and what is bad in it. Its ``band`` is one of *bands*, or any name if
                 *qa_regex* says which files hold it.
             qa_regex: Names of separate quality files; the group ``date`` tells the acquisition.
-            res: Pixel size in units of *crs*; by default the first file's.
-            crs: Of the index and of what is read; by default the first file's.
-            max_cloud: See :class:`SensorDataset`, like the three below.
-            time_series: All acquisitions of a query instead of a mosaic.
-            strict: Raise if a file cannot be used.
-            cache: Where to keep what headers tell.
-            transforms: Called on each sample.
+            **kwargs: See :class:`SensorDataset`: ``res`` (by default the first file's), ``crs``,
+                ``max_cloud``, ``time_series``, ``strict``, ``cache``, ``transforms``.
 
         Raises:
             DatasetNotFoundError: If no file fits.
@@ -105,18 +91,7 @@ class StackDataset(SensorDataset):
         self._scale = _by_band('scale', scale, select)
         self._offset = _by_band('offset', offset, select)
         self._check_groups(qa)
-        super().__init__(
-            paths,
-            bands=select,
-            res=res,
-            crs=crs,
-            qa=qa or False,
-            max_cloud=max_cloud,
-            time_series=time_series,
-            strict=strict,
-            cache=cache,
-            transforms=transforms,
-        )
+        super().__init__(paths, bands=select, qa=qa or False, **kwargs)
         self.nodata = (
             nodata if nodata is not None else open_raster(self.index.filepath.iloc[0]).nodata
         )

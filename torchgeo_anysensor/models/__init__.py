@@ -1,20 +1,39 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""Encoders of any sensor, and heads that make maps of their features."""
+"""Encoders of any sensor, heads that make maps of their features, and other ways to a map."""
 
 from .anysensor import AnySensorViT, anysensor_vit_base, anysensor_vit_small, anysensor_vit_tiny
-from .base import Features, SensorEncoder, encode
+from .base import Decision, Features, Raster, Segmenter, SensorEncoder, encode, segment, to_grid
+from .floors import PixelRegression, RandomConvolutions, SoftmaxRegression
+from .fusion import Attend, Concatenate, DecisionFusion, EarlyFusion, LateFusion, UNet
+from .harmonise import Harmonised, UNetScratch
 from .heads import LinearHead, SMPDecoderHead
 
 __all__ = [
     'AnySensorViT',
+    'Attend',
+    'Concatenate',
+    'Decision',
+    'DecisionFusion',
+    'EarlyFusion',
     'Features',
+    'Harmonised',
+    'LateFusion',
     'LinearHead',
+    'PixelRegression',
+    'RandomConvolutions',
+    'Raster',
     'SMPDecoderHead',
+    'Segmenter',
     'SensorEncoder',
+    'SoftmaxRegression',
+    'UNet',
+    'UNetScratch',
     'anysensor_vit_base',
     'anysensor_vit_small',
     'anysensor_vit_tiny',
     'encode',
+    'segment',
+    'to_grid',
 ]

@@ -1,18 +1,20 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""The contract of every encoder: views of a patch in, features of ground tokens out."""
+"""The contracts of the models: views of a patch in, features of ground tokens or a map out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
 from ..types import SensorSample
 
 #: Centre wavelengths that an optical band can have, in micrometres.
 WAVELENGTH_RANGE_UM = (0.3, 15.0)
+_TINY = 1e-12
 
 
 class Features(NamedTuple):
@@ -71,8 +73,161 @@ def encode(
             their ground, or wavelengths are not in micrometres.
     """
     batch = [views] if isinstance(views, Mapping) else list(views)
+    _check_views(batch)
+    return cast(Features, encoder(batch, token_m=token_m))
+
+
+class Decision(NamedTuple):
+    """What one part of a segmenter says, and where it may be asked."""
+
+    logits: Tensor  #: ``(B, K, H, W)``
+    seen: Tensor  #: ``(B, H, W)`` bool: the part has seen something of the pixel
+
+
+class Segmenter(nn.Module, ABC):
+    """A whole model from the views of some sensors to a map of classes.
+
+    The map is the mean of the probabilities of its decisions, of which most segmenters make one.
+    Each counts where it has seen something of the pixel, and all do where none has; each is
+    trained by itself.
+
+    Attributes:
+        num_classes: Number ``K`` of classes.
+        init_args: Plain values that rebuild the segmenter, so that a checkpoint can name it.
+        weights: What decisions count in the mean, by name; 1 if not said.
+    """
+
+    num_classes: int
+    init_args: dict[str, Any]
+
+    def __init__(self) -> None:
+        """Make a segmenter whose decisions count alike."""
+        super().__init__()
+        self.weights: dict[str, float] = {}
+
+    @abstractmethod
+    def decide(
+        self, sensors: Mapping[str, Sequence[SensorSample]], size: tuple[int, int]
+    ) -> dict[str, Decision]:
+        """Classify the pixels of a map.
+
+        Args:
+            sensors: Batched views by sensor, one for each grid. All have a row for each sample of
+                the batch, and cover the same ground but for their ``dx`` and ``dy``. Where a sensor
+                did not see a sample, no pixel of its row is valid; a sensor that saw none of the
+                batch is not there.
+            size: Rows and columns of the map.
+
+        Returns:
+            The decisions, by the sensor or what else they are made from; at least one.
+        """
+
+    def forward(
+        self, sensors: Mapping[str, Sequence[SensorSample]], size: tuple[int, int]
+    ) -> Tensor:
+        """Give logits ``(B, K, H, W)`` of a map; arguments as for :meth:`decide`."""
+        decided = self.decide(sensors, size)
+        if len(decided) == 1:
+            return next(iter(decided.values())).logits
+        probabilities = torch.stack([d.logits.float().softmax(dim=1) for d in decided.values()])
+        seen = torch.stack([d.seen for d in decided.values()])[:, :, None]  # (S, B, 1, H, W)
+        weights = probabilities.new_tensor([self.weights.get(name, 1.0) for name in decided])
+        weight = weights[:, None, None, None, None] * (seen | ~seen.any(dim=0))
+        mean = (weight * probabilities).sum(dim=0) / weight.sum(dim=0)
+        return mean.clamp(min=_TINY).log()
+
+
+def segment(
+    segmenter: Segmenter, sensors: Mapping[str, Sequence[SensorSample]], size: tuple[int, int]
+) -> Tensor:
+    """Classify the pixels of a map, from views that are checked first.
+
+    Args:
+        segmenter: Any segmenter that keeps the contract.
+        sensors: Batched views by sensor; see :meth:`Segmenter.decide`.
+        size: Rows and columns of the map.
+
+    Returns:
+        Logits ``(B, K, H, W)``.
+
+    Raises:
+        ValueError: As for :func:`encode`.
+    """
+    _check_views(view for views in sensors.values() for view in views)
+    return cast(Tensor, segmenter(sensors, size))
+
+
+class Raster(NamedTuple):
+    """All bands of one sensor on one grid."""
+
+    image: Tensor  #: ``(B, C, H, W)`` float32 in the units of the bands, 0 where not seen
+    seen: Tensor  #: ``(B, C, H, W)`` share of the pixel's ground that is valid
+    wavelength: Tensor  #: ``(B, C)`` um
+
+
+def to_grid(views: Sequence[SensorSample], size: tuple[int, int]) -> Raster:
+    """Bring the views of one sensor to the pixels of one grid.
+
+    Pixels finer than the grid's are averaged by area, coarser ones are interpolated linearly
+    between their centres, at the place that ``dx`` and ``dy`` say. Only valid pixels take part. Up
+    to one pixel beyond its edge a view is continued.
+
+    Args:
+        views: Batched views of one sensor.
+        size: Rows and columns of the grid, which covers the patch.
+
+    Returns:
+        The bands, in the order of the views.
+    """
+    images, shares, wavelengths = [], [], []
+    for view in views:
+        valid = view['valid'][:, None]  # (B, 1, h, w)
+        res, (height, width) = float(view['res']), valid.shape[-2:]
+        rows = _axis_weights(height, size[0], res=res, shift=-view['dy'])  # rows go south
+        cols = _axis_weights(width, size[1], res=res, shift=view['dx'])
+        with torch.autocast(valid.device.type, enabled=False):
+            pixels = torch.where(valid, view['image'].float(), 0.0)
+            total, part = (
+                torch.einsum('bhi,bcij,bwj->bchw', rows, x, cols) for x in (pixels, valid.float())
+            )
+        images.append(total / part.clamp(min=_TINY))
+        ground = rows.sum(dim=-1)[:, None, :, None] * cols.sum(dim=-1)[:, None, None]
+        shares.append((part / ground.clamp(min=_TINY)).expand_as(images[-1]))
+        wavelengths.append(view['wavelength'].expand(images[-1].shape[:2]))
+    return Raster(*(torch.cat(parts, dim=1) for parts in (images, shares, wavelengths)))
+
+
+def _axis_weights(n_in: int, n_out: int, *, res: float, shift: Tensor) -> Tensor:
+    """What each pixel along an axis counts in each cell of the grid.
+
+    Args:
+        n_in: Number of pixels.
+        n_out: Number of cells on the same length of ground.
+        res: Pixel size in metres.
+        shift: ``(B,)`` metres by which the pixels lie further along the axis than the cells.
+
+    Returns:
+        ``(B, n_out, n_in)``.
+    """
+    cell = n_in * res / n_out
+    cells = cell * torch.arange(n_out, device=shift.device)[:, None]  # near edges, in metres
+    pixels = res * torch.arange(n_in, device=shift.device) + shift.float()[:, None, None]
+    if cell < res:
+        weights = 1 - (cells + cell / 2 - pixels - res / 2).abs() / res
+    else:
+        weights = ((cells + cell).minimum(pixels + res) - cells.maximum(pixels)) / res
+    return weights * (weights > 1e-4)  # what is less is rounding
+
+
+def _check_views(views: Iterable[SensorSample]) -> None:
+    """Raise if views cannot be looked at together.
+
+    Raises:
+        ValueError: If there is none, a shape or a unit is wrong, or they differ in their ground.
+    """
+    batch = list(views)
     if not batch:
-        raise ValueError('encode needs at least one view, got none')
+        raise ValueError('a model needs at least one view, got none')
     for view in batch:
         _check_view(view)
     ground = {
@@ -84,7 +239,6 @@ def encode(
             'views of one patch must agree in (batch, north-south metres, east-west metres), '
             f'got {sorted(ground)}'
         )
-    return cast(Features, encoder(batch, token_m=token_m))
 
 
 def _check_view(view: SensorSample) -> None:

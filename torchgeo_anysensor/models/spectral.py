@@ -112,7 +112,8 @@ class BandCode(nn.Module):
             ``(C, dim)`` or ``(B, C, dim)``.
         """
         # Two platforms of a sensor differ in some facts and share others
-        wavelength, bandwidth, gsd = torch.broadcast_tensors(wavelength, bandwidth, gsd)
+        shape = max((wavelength.shape, bandwidth.shape, gsd.shape), key=len)
+        wavelength, bandwidth, gsd = (fact.expand(shape) for fact in (wavelength, bandwidth, gsd))
         facts = [
             wavelength_features(wavelength, bandwidth),
             gsd_features(gsd),

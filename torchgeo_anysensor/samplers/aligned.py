@@ -3,9 +3,10 @@
 
 """Patches in metres that snap to the pixels of all sensors."""
 
+import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import shapely
@@ -50,12 +51,7 @@ class _AlignedSampler(GeoSampler):
         super().__init__()
         self.size = float(size)
         self.crs = crs_text(dataset.crs.srs)
-        step = dataset.lattice(0).step
-        if not in_metres(dataset.lattice(0).crs):
-            raise ValueError(
-                f'patches are squares in metres, and the dataset is in {self.crs}; give it a '
-                'projected crs, or put it into a MultiSensorDataset'
-            )
+        step = _step(dataset)
         _check_multiple('size', self.size, step)
         self.intervals = dataset.index.index
         self.lattices = [dataset.lattice(row) for row in range(len(dataset.index))]
@@ -141,12 +137,28 @@ class AlignedPatchSampler(_AlignedSampler):
 
     def _fit(self, region: shapely.Geometry, lattice: Lattice) -> NDArray[np.float64]:
         """All positions on the lattice, thinned evenly where they are very many."""
-        step = lattice.step
-        while True:
-            positions = _on_lattice(region.bounds, lattice, step=step, size=self.size)
-            if len(positions) <= _MAX_POSITIONS:
-                return _inside(positions, region, self.size)
-            step += lattice.step
+        parts = [part for part in shapely.get_parts(region) if part.area > 0]
+        step = self._thin(parts, lattice.step) if parts else lattice.step
+        return _concatenate(
+            _inside(_on_lattice(part.bounds, lattice, step=step, size=self.size), part, self.size)
+            for part in parts
+        )
+
+    def _thin(self, parts: Sequence[shapely.Geometry], step: float) -> float:
+        """Metres between positions, so that they are not too many.
+
+        A divisor or a multiple of the patch, so that patches side by side are among them: others
+        would miss ground that is little wider than a patch.
+        """
+        west, south, east, north = shapely.bounds(parts).T
+        wide, high = (np.maximum(side - self.size, 0) for side in (east - west, north - south))
+        n = round(self.size / step)
+        divisors = (step * d for d in range(1, n) if n % d == 0)
+        return next(
+            thin
+            for thin in itertools.chain(divisors, itertools.count(self.size, self.size))
+            if ((wide // thin + 1) * (high // thin + 1)).sum() <= max(_MAX_POSITIONS, len(parts))
+        )
 
     def __iter__(self) -> Iterator[GeoSlice]:
         """Draw the patches of the epoch; every position of every acquisition is equally likely.
@@ -190,13 +202,13 @@ class AlignedGridSampler(_AlignedSampler):
             ValueError: If *size* or *stride* is not a multiple of the lattice, or no patch fits.
         """
         self.stride = float(stride or size)
-        _check_multiple('stride', self.stride, dataset.lattice(0).step)
+        _check_multiple('stride', self.stride, _step(dataset))
         super().__init__(dataset, size=size, roi=roi, min_clear=min_clear)
         self._length = int(self._counts.sum())
 
     def _fit(self, region: shapely.Geometry, lattice: Lattice) -> NDArray[np.float64]:
         """A grid on each connected part."""
-        parts = [
+        return _concatenate(
             _inside(
                 _on_lattice(part.bounds, lattice, step=self.stride, size=self.size, flush=True),
                 part,
@@ -204,8 +216,7 @@ class AlignedGridSampler(_AlignedSampler):
             )
             for part in shapely.get_parts(region)
             if part.area > 0
-        ]
-        return np.concatenate(parts) if parts else np.empty((0, 2))
+        )
 
     def __iter__(self) -> Iterator[GeoSlice]:
         """Go through the patches, acquisition by acquisition, row by row.
@@ -216,6 +227,21 @@ class AlignedGridSampler(_AlignedSampler):
         for row, positions in enumerate(self._positions):
             for left, top in positions:
                 yield self._slices(row, left, top)
+
+
+def _step(dataset: MultiSensorDataset | SensorDataset) -> float:
+    """Metres between the points that patches snap to.
+
+    Raises:
+        ValueError: If the dataset is in degrees.
+    """
+    lattice = dataset.lattice(0)
+    if not in_metres(lattice.crs):
+        raise ValueError(
+            f'patches are squares in metres, and the dataset is in {crs_text(dataset.crs.srs)}; '
+            'give it a projected crs, or put it into a MultiSensorDataset'
+        )
+    return lattice.step
 
 
 def _check_multiple(what: str, value: float, step: float) -> None:
@@ -261,6 +287,11 @@ def _on_lattice(
     lefts = lattice.x + axis(west - lattice.x, east - lattice.x)
     tops = lattice.y - axis(lattice.y - north, lattice.y - south)
     return np.stack(np.meshgrid(lefts, tops), axis=-1).reshape(-1, 2)
+
+
+def _concatenate(positions: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """One array ``(n, 2)`` of many or none."""
+    return np.concatenate([np.empty((0, 2)), *positions])
 
 
 def _inside(

@@ -4,6 +4,14 @@
 """What is trained: Lightning modules."""
 
 from .contrastive import CrossSensorContrastive
-from .segmentation import SegmentationProbe
+from .segmentation import Segmentation, SegmentationProbe
+from .translation import SensorTranslation, Translated, Translator
 
-__all__ = ('CrossSensorContrastive', 'SegmentationProbe')
+__all__ = (
+    'CrossSensorContrastive',
+    'Segmentation',
+    'SegmentationProbe',
+    'SensorTranslation',
+    'Translated',
+    'Translator',
+)

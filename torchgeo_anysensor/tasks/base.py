@@ -96,33 +96,46 @@ def spread_rows(x: Tensor, present: Tensor, *, fill: Tensor | None = None) -> Te
     return out
 
 
-def joint_views(
+def sensor_views(
     sensors: Mapping[str, Sequence[SensorSample]],
     present: Mapping[str, Tensor] | None,
-    names: Sequence[str],
-) -> tuple[SensorSample, ...]:
+    names: Sequence[str] | None = None,
+) -> dict[str, tuple[SensorSample, ...]]:
     """Views of several sensors with the whole batch in each.
 
     Args:
         sensors: Views by sensor, of the samples that have it.
         present: ``(B,)`` bool by sensor; all if None.
-        names: The sensors to take.
+        names: The sensors to take; all of the batch by default.
 
     Returns:
-        The views; where a sensor is absent, no pixel of it is valid, so that an encoder passes it
-        over.
+        The views by sensor; where a sensor is absent, no pixel of it is valid, so that a model
+        passes it over.
 
     Raises:
         ValueError: If no such sensor is in the batch.
     """
+    names = list(sensors) if names is None else names
     chosen = [name for name in names if name in sensors]
     if not chosen:
         raise ValueError(f'none of the sensors {list(names)} is in the batch: {list(sensors)}')
-    return tuple(
-        view if present is None or bool(present[name].all()) else _whole(view, present[name])
+    return {
+        name: tuple(
+            view if present is None or bool(present[name].all()) else _whole(view, present[name])
+            for view in sensors[name]
+        )
         for name in chosen
-        for view in sensors[name]
-    )
+    }
+
+
+def joint_views(
+    sensors: Mapping[str, Sequence[SensorSample]],
+    present: Mapping[str, Tensor] | None,
+    names: Sequence[str] | None = None,
+) -> tuple[SensorSample, ...]:
+    """All views of :func:`sensor_views`, one after the other."""
+    by_sensor = sensor_views(sensors, present, names)
+    return tuple(view for views in by_sensor.values() for view in views)
 
 
 def _whole(view: SensorSample, present: Tensor) -> SensorSample:

@@ -1,8 +1,9 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""Probe: how good a map do the features of an encoder make?"""
+"""Maps of classes: by a whole model, or by a head on the features of an encoder."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -13,17 +14,17 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from ..models import LinearHead, SensorEncoder, encode
+from ..models import LinearHead, Segmenter, SensorEncoder, encode, segment
 from ..models.pretrained import load_encoder
-from ..types import IGNORE_INDEX, MultiSensorSample
-from .base import SensorTask, joint_views
+from ..types import IGNORE_INDEX, MultiSensorSample, SensorSample
+from .base import SensorTask, joint_views, sensor_views
 
 #: Learning rate of a fine-tuned encoder, as a share of the head's.
 _ENCODER_LR = 0.1
 
 
-class SegmentationProbe(SensorTask):
-    """A map of classes from the features of an encoder, frozen or fine-tuned.
+class MapTask(SensorTask):
+    """Base of the tasks that make a map of classes.
 
     Logs the loss, the intersection over union (IoU) of each class, their mean over the classes that
     occur (mIoU) and the overall accuracy, for val and test; during validation also a picture of the
@@ -33,68 +34,26 @@ class SegmentationProbe(SensorTask):
     monitor = 'val_miou'
     mode = 'max'
 
-    def __init__(
+    def set_up_map(
         self,
-        encoder: SensorEncoder | str,
         classes: Sequence[str],
-        *,
-        head: Callable[[int, int], nn.Module] = LinearHead,
-        freeze: bool = True,
-        train_sensors: Sequence[str] | None = None,
-        test_sensors: Sequence[str] | None = None,
-        token_m: float | None = None,
-        lr: float = 1e-3,
-        weight_decay: float = 0.05,
+        train_sensors: Sequence[str] | None,
+        test_sensors: Sequence[str] | None,
     ) -> None:
-        """Make the task.
+        """Take note of what the map shows, and of what it is made from.
 
         Args:
-            encoder: An encoder, or the path of a checkpoint that the pretraining wrote.
             classes: Names of the classes 0, 1, ...
-            head: Called with the length of the features and the number of classes; makes a module
-                that turns features and a size ``(H, W)`` into logits ``(B, K, H, W)``.
-            freeze: Train the head alone; otherwise the encoder too, at a tenth of the rate.
-            train_sensors: Sensors that train and validate the probe; all of the batch by default.
-                Several are encoded together.
-            test_sensors: Sensors that test it; by default *train_sensors*.
-            token_m: Width of a ground token in metres; by default the encoder's own.
-            lr: Peak learning rate.
-            weight_decay: Of AdamW.
-
-        Raises:
-            FileNotFoundError: If the checkpoint does not exist.
-            ValueError: If the checkpoint holds no encoder.
+            train_sensors: Sensors that train and validate; all of the batch if None.
+            test_sensors: Sensors that test; if None, *train_sensors*.
         """
-        super().__init__()
-        self.encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
-        # From now on the encoder is described by itself, not by a path that may move
-        self.describe_modules(encoder=self.encoder, head=self.hparams['head'])
-        self.head = head(self.encoder.embed_dim, len(classes))
         self.classes = tuple(classes)
-        self.freeze_encoder = freeze
         self.train_sensors = tuple(train_sensors) if train_sensors else None
         self.test_sensors = tuple(test_sensors) if test_sensors else self.train_sensors
-        self.token_m = token_m
-        if freeze:
-            self.encoder.requires_grad_(False)
         self.val_confusion = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
         self.test_confusion = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
 
-    def train(self, mode: bool = True) -> 'SegmentationProbe':
-        """Keep a frozen encoder in evaluation mode."""
-        super().train(mode)
-        if self.freeze_encoder:
-            self.encoder.eval()
-        return self
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The head, and the encoder at its own rate unless it is frozen."""
-        groups: list[dict[str, Any]] = [{'params': list(self.head.parameters())}]
-        if not self.freeze_encoder:
-            lr = self.hparams['lr'] * _ENCODER_LR
-            groups.append({'params': list(self.encoder.parameters()), 'lr': lr})
-        return groups
-
+    @abstractmethod
     def forward(self, batch: MultiSensorSample, *, sensors: Sequence[str] | None = None) -> Tensor:
         """Logits of a batch.
 
@@ -105,12 +64,15 @@ class SegmentationProbe(SensorTask):
         Returns:
             ``(B, K, H, W)`` on the grid of ``mask``, or of the finest view if there is no mask.
         """
-        views = joint_views(batch['sensors'], batch.get('present'), sensors or [*batch['sensors']])
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            features = encode(self.encoder, views, token_m=self.token_m)
-        finest = max(views, key=lambda view: view['image'].shape[-1])['image']
-        size = batch['mask'].shape[-2:] if 'mask' in batch else finest.shape[-2:]
-        return cast(Tensor, self.head(features, tuple(size)))
+
+    def train_loss(self, batch: MultiSensorSample) -> Tensor:
+        """What training minimises.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`, with ``mask``.
+        """
+        logits = self(batch, sensors=self.train_sensors)
+        return self._loss(logits, seen_labels(batch, self.train_sensors))
 
     def training_step(self, batch: MultiSensorSample, batch_idx: int) -> Tensor:
         """Loss of one batch.
@@ -119,8 +81,7 @@ class SegmentationProbe(SensorTask):
             batch: Of :func:`~..datasets.collate_sensors`, with ``mask``.
             batch_idx: Number of the batch.
         """
-        mask = seen_labels(batch, self.train_sensors)
-        loss = self._loss(self(batch, sensors=self.train_sensors), mask)
+        loss = self.train_loss(batch)
         self.log('train_loss', loss, batch_size=len(batch['mask']), prog_bar=True)
         return loss
 
@@ -192,6 +153,135 @@ class SegmentationProbe(SensorTask):
         plt.close(figure)
 
 
+class Segmentation(MapTask):
+    """A map of classes from a whole model; logs what :class:`MapTask` does."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        classes: Sequence[str],
+        *,
+        train_sensors: Sequence[str] | None = None,
+        test_sensors: Sequence[str] | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+    ) -> None:
+        """Make the task.
+
+        Args:
+            segmenter: What is trained.
+            classes: Names of the classes 0, 1, ...
+            train_sensors: Sensors that train and validate it; all of the batch by default.
+            test_sensors: Sensors that test it; by default *train_sensors*.
+            lr: Peak learning rate.
+            weight_decay: Of AdamW.
+
+        Raises:
+            ValueError: If the segmenter has another number of classes.
+        """
+        super().__init__()
+        if segmenter.num_classes != len(classes):
+            raise ValueError(
+                f'the segmenter has num_classes={segmenter.num_classes}, '
+                f'and classes names {len(classes)}'
+            )
+        self.describe_modules(segmenter=segmenter)
+        self.segmenter = segmenter
+        self.set_up_map(classes, train_sensors, test_sensors)
+
+    def forward(self, batch: MultiSensorSample, *, sensors: Sequence[str] | None = None) -> Tensor:
+        """Logits of a batch; see :meth:`MapTask.forward`."""
+        views = sensor_views(batch['sensors'], batch.get('present'), sensors)
+        return segment(self.segmenter, views, map_size(batch, joint_views(views, None)))
+
+    def train_loss(self, batch: MultiSensorSample) -> Tensor:
+        """Mean loss of the decisions, each where it has seen something."""
+        views = sensor_views(batch['sensors'], batch.get('present'), self.train_sensors)
+        mask = seen_labels(batch, self.train_sensors)
+        decided = self.segmenter.decide(views, (mask.shape[-2], mask.shape[-1])).values()
+        losses = [self._loss(d.logits, torch.where(d.seen, mask, IGNORE_INDEX)) for d in decided]
+        return torch.stack(losses).mean()
+
+
+class SegmentationProbe(MapTask):
+    """A map of classes from the features of an encoder, frozen or fine-tuned.
+
+    Logs what :class:`MapTask` does.
+    """
+
+    def __init__(
+        self,
+        encoder: SensorEncoder | str,
+        classes: Sequence[str],
+        *,
+        head: Callable[[int, int], nn.Module] = LinearHead,
+        freeze: bool = True,
+        train_sensors: Sequence[str] | None = None,
+        test_sensors: Sequence[str] | None = None,
+        token_m: float | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+    ) -> None:
+        """Make the task.
+
+        Args:
+            encoder: An encoder, or the path of a checkpoint that the pretraining wrote.
+            classes: Names of the classes 0, 1, ...
+            head: Called with the length of the features and the number of classes; makes a module
+                that turns features and a size ``(H, W)`` into logits ``(B, K, H, W)``.
+            freeze: Train the head alone; otherwise the encoder too, at a tenth of the rate.
+            train_sensors: Sensors that train and validate the probe; all of the batch by default.
+                Several are encoded together.
+            test_sensors: Sensors that test it; by default *train_sensors*.
+            token_m: Width of a ground token in metres; by default the encoder's own.
+            lr: Peak learning rate.
+            weight_decay: Of AdamW.
+
+        Raises:
+            FileNotFoundError: If the checkpoint does not exist.
+            ValueError: If the checkpoint holds no encoder.
+        """
+        super().__init__()
+        self.encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
+        # From now on the encoder is described by itself, not by a path that may move
+        self.describe_modules(encoder=self.encoder, head=self.hparams['head'])
+        self.head = head(self.encoder.embed_dim, len(classes))
+        self.freeze_encoder = freeze
+        self.token_m = token_m
+        if freeze:
+            self.encoder.requires_grad_(False)
+        self.set_up_map(classes, train_sensors, test_sensors)
+
+    def train(self, mode: bool = True) -> 'SegmentationProbe':
+        """Keep a frozen encoder in evaluation mode."""
+        super().train(mode)
+        if self.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The head, and the encoder at its own rate unless it is frozen."""
+        groups: list[dict[str, Any]] = [{'params': list(self.head.parameters())}]
+        if not self.freeze_encoder:
+            lr = self.hparams['lr'] * _ENCODER_LR
+            groups.append({'params': list(self.encoder.parameters()), 'lr': lr})
+        return groups
+
+    def forward(self, batch: MultiSensorSample, *, sensors: Sequence[str] | None = None) -> Tensor:
+        """Logits of a batch; see :meth:`MapTask.forward`."""
+        views = joint_views(batch['sensors'], batch.get('present'), sensors)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
+            features = encode(self.encoder, views, token_m=self.token_m)
+        return cast(Tensor, self.head(features, map_size(batch, views)))
+
+
+def map_size(batch: MultiSensorSample, views: Sequence[SensorSample]) -> tuple[int, int]:
+    """Rows and columns of the map: those of ``mask``, or of the finest view if there is none."""
+    grids = [batch['mask']] if 'mask' in batch else [view['image'] for view in views]
+    height, width = max((grid.shape[-2:] for grid in grids), key=lambda shape: shape[1])
+    return height, width
+
+
 def seen_labels(batch: MultiSensorSample, sensors: Sequence[str] | None = None) -> Tensor:
     """Labels of the pixels that at least one sensor saw.
 
@@ -203,7 +293,7 @@ def seen_labels(batch: MultiSensorSample, sensors: Sequence[str] | None = None) 
         ``(B, H, W)``, :data:`~..types.IGNORE_INDEX` where all of them have cloud or no data.
     """
     mask = batch['mask']
-    views = joint_views(batch['sensors'], batch.get('present'), sensors or [*batch['sensors']])
+    views = joint_views(batch['sensors'], batch.get('present'), sensors)
     seen = torch.zeros_like(mask, dtype=torch.bool)
     for view in views:
         valid = view['valid'][:, None].float()
