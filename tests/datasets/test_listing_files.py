@@ -201,7 +201,14 @@ def damage(path):
     path.write_bytes(data[: start + 8] + b'\xff' * 60 + data[start + 68 :])
 
 
-@pytest.mark.parametrize('change', [encrypt, other_method, damage])
+def no_deflate(path):
+    """Begin the compressed bytes with a kind of block that there is not."""
+    data = path.read_bytes()
+    start = 30 + len('big.xml')
+    path.write_bytes(data[:start] + b'\x07' + data[start + 1 :])
+
+
+@pytest.mark.parametrize('change', [encrypt, other_method, damage, no_deflate])
 def test_member_that_cannot_be_read_is_an_os_error_with_its_name(tmp_path, change):
     content = os.urandom(30).hex().encode() * 100 + os.urandom(200)
     archive = pack(tmp_path / 'x.zip', {'big.xml': content})

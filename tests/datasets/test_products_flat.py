@@ -95,17 +95,20 @@ def test_quality_beside_masks(flat, level, dataset, bare):
     assert valid.sum() == 60 * 60 - n * n
 
 
-FOLDERS = [
-    ('S2B_32TPQ_20200614_0_{}', START // 86_400 * 86_400 + 43_200),  # noon of the day
-    ('S2B_T32TPQ_20200614T101559_{}', START),
-]
+DAY = 'S2B_32TPQ_20200614_0_{}'
+NOON = START // 86_400 * 86_400 + 43_200
 
 
 @LEVELS
 @NAMES
-@pytest.mark.parametrize(('folder', 't'), FOLDERS, ids=['date', 'time'])
 @pytest.mark.parametrize(
-    ('baseline', 'expected'), [('05.09', 0.1), ('N0400', 0.1), ('02.14', 0.2), ('03.01', 0.2)]
+    ('folder', 't', 'baseline', 'expected'),
+    [
+        (DAY, NOON, '05.09', 0.1),
+        (DAY, NOON, '02.14', 0.2),
+        ('S2B_T32TPQ_20200614T101559_{}', START, 'N0400', 0.1),
+        ('S2B_T32TPQ_20200614T101559_{}', START, '03.01', 0.2),
+    ],
 )
 def test_baseline_that_is_given_tells_the_offset(
     flat, level, dataset, bare, folder, t, baseline, expected
@@ -129,7 +132,7 @@ def test_baseline_that_is_given_tells_the_offset(
 @LEVELS
 @NAMES
 def test_offset_that_nothing_tells_is_an_error_that_says_what_to_do(flat, level, dataset, bare):
-    name = FOLDERS[0][0].format(level[-3:].upper())
+    name = DAY.format(level[-3:].upper())
     # Its date is of the time without offsets, which does not matter
     folder = flat(level, name, '20170614T101559', bare=bare, metadata=False)
     told = rf"{name}.*: cannot tell whether .* offset.*neither its MTD_MSI.*give baseline='05\.09'"

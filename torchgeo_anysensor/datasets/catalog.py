@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import rasterio
 from numpy.typing import NDArray
 from pyproj import CRS as PROJ_CRS
 from rasterio.enums import Resampling
@@ -21,7 +22,16 @@ from ..sensors import QA, Sensor
 from . import cache as kept
 from .files import Listing, as_list, list_files
 from .geometry import Lattice, crs_text, is_geographic, raster_crs
-from .index import Acquisition, Tile, build_index, complain, find_tiles, group_tiles, set_time
+from .index import (
+    PACKAGE,
+    Acquisition,
+    Tile,
+    build_index,
+    complain,
+    find_tiles,
+    group_tiles,
+    set_time,
+)
 from .join import JoinableDataset
 from .quality import clear_share
 from .read import Grid, read
@@ -124,7 +134,8 @@ class Catalog(JoinableDataset, RasterDataset):
         usable = [tile for tile in tiles if tile.name not in self.problems]
         notes = [f'{tile.name}: {tile.note}' for tile in usable if tile.note]
         if notes:
-            warnings.warn(f'{len(notes)} products, the first: {notes[0]}', stacklevel=5)
+            text = f'{len(notes)} products, the first: {notes[0]}'
+            warnings.warn(text, skip_file_prefixes=(PACKAGE,))
         return usable
 
     @property
@@ -210,14 +221,17 @@ class Catalog(JoinableDataset, RasterDataset):
         """All that is kept of a tile."""
         self._describe(tile)
         if math.isnan(tile.clear_fraction):
-            tile.clear_fraction = self._measure_clear(tile)
+            try:
+                tile.clear_fraction = self._measure_clear(tile)
+            except (rasterio.errors.RasterioError, OSError, ValueError):
+                return  # a quality band that cannot be read hurts who asks for it, when they do
 
     def _measure_clear(self, tile: Tile) -> float:
         """Clear fraction by every n-th pixel of the quality band, where no metadata tell it."""
         qa = self.sensor.qa[0] if self.sensor.qa else None
         if qa is None or qa.band not in tile.files:
             return float('nan')
-        header = tile.headers.get((qa.band, max(tile.files[qa.band])))
+        header = tile.headers.get(tile.place(qa.band, 0))
         if header is None:
             return float('nan')
         n = max(1, -(-max(header.width, header.height) // _SAMPLES))

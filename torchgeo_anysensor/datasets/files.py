@@ -18,16 +18,8 @@ _ARCHIVE = re.compile(
 )
 
 
-# RuntimeError: encrypted; NotImplementedError: a compression that Python has not
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    OSError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-)
+# RuntimeError: encrypted, or compressed in a way that Python does not know
+_UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, OSError, EOFError, RuntimeError)
 
 #: Where data lie: a folder, file, pattern or archive, or several of them.
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]

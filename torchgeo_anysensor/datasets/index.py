@@ -22,6 +22,9 @@ from .geometry import footprints
 # Dates without a time of day span a day; anything shorter than this is an instant.
 _INSTANT = pd.Timedelta(hours=1)
 
+#: Where a warning is not the user's own line.
+PACKAGE = os.path.dirname(os.path.dirname(__file__))
+
 # All are in `problems` of the dataset; the warning names no more than these
 _NAMED = 20
 
@@ -221,7 +224,7 @@ def complain(
     text += '\n'.join([*lines, hint] if hint else lines)
     if strict:
         raise ValueError(text)
-    warnings.warn(text, stacklevel=5)
+    warnings.warn(text, skip_file_prefixes=(PACKAGE,))
 
 
 def group_tiles(tiles: Iterable[Tile], key: Callable[[Tile], str]) -> list[Acquisition]:

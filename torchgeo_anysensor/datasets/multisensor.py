@@ -18,7 +18,7 @@ from torchgeo.datasets import GeoDataset
 from torchgeo.datasets.utils import GeoSlice
 
 from ..types import MultiSensorSample, SensorSample
-from .geometry import Lattice, crs_text, in_metres, raster_crs
+from .geometry import Lattice, crs_text, in_metres, raster_crs, rectangle
 from .index import build_index
 from .labels import LabelDataset
 from .plot import draw_panels, true_color
@@ -198,12 +198,9 @@ class MultiSensorDataset(GeoDataset):
             IndexError: If nothing lies there.
         """
         x, y, t = self._disambiguate_slice(index)
-        patch = shapely.box(x.start, y.start, x.stop, y.stop)
-        overlaps = self.index.index.overlaps(pd.Interval(t.start, t.stop, 'both'))
-        shared = self.index.geometry.intersection(patch).area.where(overlaps, 0).to_numpy()
-        if not shared.max() > 0:
+        position = self._answer(x, y, t)
+        if position is None:
             raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
-        position = int(shared.argmax())
         lattice = self.lattice(position)
         crs = raster_crs(lattice.crs)
         left, top, width, height = lattice.window(x, y, crs_text(self.crs.srs))
@@ -223,6 +220,25 @@ class MultiSensorDataset(GeoDataset):
         if self.labels is not None:
             sample['mask'] = self.labels.mask(grid(self.labels.grid_res or self.reference.pixel))
         return self.transforms(sample) if self.transforms is not None else sample
+
+    def _answer(self, x: slice, y: slice, t: slice) -> int | None:
+        """Row of the combination that answers a query.
+
+        It is the one that shares most ground with the query. A sampler's query is for the lattice
+        of one row: where two zones saw the ground at one time, that row is the one that is meant.
+        """
+        crs = crs_text(self.crs.srs)
+        overlaps = self.index.index.overlaps(pd.Interval(t.start, t.stop, 'both'))
+        rows = np.flatnonzero(overlaps)
+        common = shapely.intersection(self.index.geometry.to_numpy()[rows], rectangle(x, y, crs))
+        shared = shapely.area(common)
+        rows, shared = rows[shared > 0], shared[shared > 0]
+        if not len(rows):
+            return None
+        meant = np.array([self.lattice(row).made(x, y, crs) for row in rows])
+        if meant.any():
+            rows, shared = rows[meant], shared[meant]
+        return int(rows[shared.argmax()])
 
     def plot(
         self, sample: MultiSensorSample, show_titles: bool = True, suptitle: str | None = None
@@ -327,11 +343,11 @@ def _grids_of(
         same = other[other['product'] == finest['product'].iloc[row]]
         if same.empty:  # files of the user's own: each grid has its own names, the time is common
             same = other[other.index.left == finest.index.left[row]]
-        shared = same.intersection(common)
-        if shared.empty:
+        if same.empty:
             return
-        best = int(shared.area.to_numpy().argmax())
-        common = shared.iloc[best]
+        shared = shapely.intersection(same.geometry.to_numpy(), common)
+        best = int(shapely.area(shared).argmax())
+        common = shared[best]
         paths.append(same.filepath.iloc[best])
     if common.area > 0:
         yield tuple(paths), common

@@ -4,6 +4,7 @@
 """The base of all sensor datasets: calibrated views on native grids."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from ..sensors import QA, Band, Sensor
 from ..types import SensorSample
 from .catalog import Catalog
 from .collate import merge_views, stack_views
-from .files import Paths
-from .geometry import crs_text, project, raster_crs
+from .files import Paths, as_list
+from .geometry import crs_text, project, raster_crs, rectangle
 from .index import Tile
 from .plot import draw_panels, view_panels
 from .quality import is_bad
@@ -102,7 +103,7 @@ class SensorDataset(Catalog):
                 all are cloudier than *max_cloud*, or reflectance is asked for and neither metadata
                 nor name tell the calibration.
         """
-        self.paths = paths
+        self.paths = paths if isinstance(paths, str | os.PathLike) else as_list(paths)
         self.transforms = transforms
         self.calibrate = calibrate
         self.time_series = time_series
@@ -156,12 +157,13 @@ class SensorDataset(Catalog):
         """
         x, y, t = self._disambiguate_slice(index)
         rows = self.index.iloc[self.index.index.overlaps(pd.Interval(t.start, t.stop, 'both'))]
-        patch = shapely.box(x.start, y.start, x.stop, y.stop)
-        rows = rows[rows.intersection(patch).area > 0]  # a common edge alone is no answer
+        text = crs_text(self.crs.srs)
+        common = shapely.intersection(rows.geometry.to_numpy(), rectangle(x, y, text))
+        rows = rows[shapely.area(common) > 0]  # a common edge alone is no answer
         rows = rows.sort_index(key=lambda i: i.left, kind='stable')
         if rows.empty:
             raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
-        crs = raster_crs(crs_text(self.crs.srs))
+        crs = raster_crs(text)
         grid = Grid.over(crs, x.start, y.stop, x.stop - x.start, y.stop - y.start, x.step, y.step)
         if self.time_series:
             sample = stack_views([dict(self.view(path, grid)) for path in rows.filepath])

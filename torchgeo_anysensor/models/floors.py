@@ -107,27 +107,35 @@ class SoftmaxRegression(nn.Module):
 def _minimise(
     z: Tensor, y: Tensor, weight: Tensor, bias: Tensor, *, penalty: float, max_iter: int
 ) -> tuple[Tensor, Tensor]:
-    """Find the weights of a penalised regression, from a first guess."""
-    weight, bias = (p.detach().clone().requires_grad_() for p in (weight, bias))
+    """Find weights ``(K, F)`` and bias ``(K,)`` of a penalised regression, from a first guess.
+
+    Steps are taken along the principal axes of the features, each in its own unit: bands and their
+    squares are nearly collinear. The problem stays the same.
+    """
+    variances, axes = torch.linalg.eigh(z.T @ z / len(z))
+    units = (variances.clamp(min=0) + penalty).sqrt()
+    u = z @ (axes / units)
+    w = (weight @ axes * units).requires_grad_()
+    b = bias.clone().requires_grad_()
     optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
-        [weight, bias],
+        [w, b],
         max_iter=max_iter,
         history_size=20,
-        tolerance_grad=1e-7,
-        tolerance_change=1e-12,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-10,
         line_search_fn='strong_wolfe',
     )
 
     def closure() -> float:
         optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(z, weight, bias), y)
-        loss = loss + penalty / 2 * weight.square().sum()
+        loss = F.cross_entropy(F.linear(u, w, b), y)
+        loss = loss + penalty / 2 * (w / units).square().sum()
         torch.autograd.backward(loss)
-        return float(loss)
+        return float(loss.detach())
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return weight.detach(), bias.detach()
+    return (w.detach() / units) @ axes.T, b.detach()
 
 
 class FittedSegmenter(Segmenter):

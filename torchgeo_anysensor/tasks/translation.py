@@ -204,7 +204,8 @@ def absolute_difference(made: SensorSample, target: Sequence[SensorSample]) -> T
         ``()``, without unit.
     """
     counts = [view['image'].shape[1] for view in target]
-    images, wavelengths = made['image'].split(counts, dim=1), made['wavelength'].split(counts)
+    images = torch.split(made['image'], counts, dim=1)
+    wavelengths = torch.split(made['wavelength'], counts)
     total, count = images[0].new_zeros(()), images[0].new_zeros(())
     for view, image, wavelength in zip(target, images, wavelengths):
         size = view['image'].shape[-2], view['image'].shape[-1]
