@@ -5,6 +5,7 @@
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -16,7 +17,7 @@ from rasterio.io import DatasetReader
 from tqdm import tqdm
 
 from .geometry import crs_text
-from .index import WHOLE, Header, Tile
+from .index import WHOLE, Header, Place, Tile
 from .read import DRIVERS
 
 # GDAL lets go of Python while it waits for the disk; more threads only wait for each other
@@ -50,6 +51,7 @@ def scan(tiles: Sequence[Tile], describe: Callable[[Tile], None], *, title: str)
         if tile.crs:
             try:
                 describe(tile)
+                _check_zone(tile)
             except (ValueError, OSError) as error:
                 tile.problems[WHOLE] = str(error)
 
@@ -70,6 +72,7 @@ def scan(tiles: Sequence[Tile], describe: Callable[[Tile], None], *, title: str)
 def _read_headers(tile: Tile) -> None:
     """Fill in ``headers``, ``crs``, ``tags`` and ``problems``."""
     known: dict[str, _Found] = {}  # one file may hold several bands
+    found: dict[Place, _Found] = {}
     for band, grids in tile.files.items():
         for res, path in grids.items():
             if path.lower().endswith('.gml'):
@@ -81,16 +84,26 @@ def _read_headers(tile: Tile) -> None:
                 why = str(error).removeprefix(f'{path}: ').removeprefix(f"'{path}' ")
                 tile.problems[band, res] = why
                 continue
-            found = known[path]
-            tile.crs = tile.crs or found.crs
-            if found.crs != tile.crs:
-                tile.problems[band, res] = f'is in {found.crs}, the other bands in {tile.crs}'
-                continue
-            tile.headers[band, res] = found.header
-            tile.tags.setdefault(band, found.tags)
+            found[band, res] = known[path]
+    votes = Counter(one.crs for one in found.values())
+    tile.crs = votes.most_common(1)[0][0] if votes else ''
+    for place, one in found.items():
+        if one.crs != tile.crs:
+            tile.problems[place] = f'is in {one.crs}, the other bands in {tile.crs}'
+            continue
+        tile.headers[place] = one.header
+        tile.tags.setdefault(place[0], one.tags)
+
+
+def _check_zone(tile: Tile) -> None:
+    """Raise if the name of the tile and the CRS of its files tell two zones.
+
+    Raises:
+        ValueError: If so.
+    """
     zone, own = tile.utm_zone, _utm_zone(tile.crs)
-    if tile.crs and zone and own and zone != own:
-        tile.problems[WHOLE] = f'tile {tile.tile} lies in UTM zone {zone}, its files say {tile.crs}'
+    if zone and own and zone != own:
+        raise ValueError(f'tile {tile.tile} lies in UTM zone {zone}, its files say {tile.crs}')
 
 
 @lru_cache(maxsize=64)
