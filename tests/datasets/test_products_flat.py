@@ -257,3 +257,12 @@ def test_quality_that_is_broken_is_named_and_can_be_done_without(
     with pytest.warns(UserWarning, match=told), pytest.raises(DatasetNotFoundError):
         dataset(folder)
     assert len(dataset(folder, qa=False, strict=True)) == 1
+
+
+@LEVELS
+def test_zone_that_only_the_metadata_tell_is_checked_too(flat, world, level, dataset):
+    folder = flat(level, 'any', bare=True)
+    metadata = next(folder.glob('MTD_*.xml'))
+    metadata.write_text(metadata.read_text().replace('T32TPQ', 'T33TPQ'))
+    with pytest.raises(ValueError, match='T33TPQ lies in UTM zone 33, its files say EPSG:32632'):
+        dataset(folder, bands=['B04'], strict=True)

@@ -114,13 +114,15 @@ def test_facts_of_the_bands_are_told_for_each_date_where_platforms_differ(world)
     assert sample['gsd'].tolist() == [10, 10]
 
 
-def test_dates_without_a_time_of_day_are_sorted_with_the_others(world):
-    for date, time in (('20200616', None), ('20200614', '10:04:31.1Z'), ('20200615', None)):
-        world.landsat_c2l2(date, time=time, size=120, bands=('SR_B4', 'QA_PIXEL', 'QA_RADSAT'))
+def test_date_alone_counts_as_its_noon_in_the_order(world):
+    bands = ('SR_B4', 'QA_PIXEL', 'QA_RADSAT')
+    for date, clock in (('20200616', None), ('20200614', '10:04:31.1Z'), ('20200615', None)):
+        world.landsat_c2l2(date, time=clock, size=120, bands=bands)
+    world.landsat_c2l2('20200615', time='10:04:31.1Z', pathrow='192029', size=120, bands=bands)
     dataset = LandsatC2L2(world.root, bands=['SR_B4'], time_series=True)
     t = dataset[dataset.bounds]['t']
-    assert day(t) == [166, 167, 168]
-    assert [stamp.hour for stamp in pd.to_datetime(t.tolist(), unit='s')] == [10, 12, 12]
+    assert day(t) == [166, 167, 167, 168]
+    assert [stamp.hour for stamp in pd.to_datetime(t.tolist(), unit='s')] == [10, 10, 12, 12]
 
 
 # -- batches -----------------------------------------------------------------------------------
