@@ -554,7 +554,7 @@ def test_compressed_archive_is_to_be_unpacked(tmp_path):
 def test_text_is_a_table_that_fits_the_terminal(world):
     build(world, 'sentinel2_l2a')
     lines = str(inspect_path(world.root)[0]).splitlines()
-    assert max(map(len, lines)) <= 100
+    assert max(len(line) for line in lines if str(world.root) not in line) <= 100
     assert lines[0] == 'Sentinel-2 MSI Level-2A (sentinel2_l2a)'
     assert lines[1] == '  products     1'
     starts = {len(line) - len(line.lstrip()) for line in lines[1:]}

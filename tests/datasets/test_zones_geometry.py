@@ -255,12 +255,7 @@ def test_tile_on_the_antimeridian_is_read_in_place(over_180, tmp_path, crs):
     assert over_180[0].error(view, grid) < (3 if crs == 'EPSG:32660' else 1e-6)
 
 
-BEYOND = pytest.mark.xfail(strict=True, reason='the part beyond the antimeridian is not asked for')
-
-
-@pytest.mark.parametrize(
-    'west', [179.997, pytest.param(180.0, marks=BEYOND), -180.003, -180.0, 179.9999]
-)
+@pytest.mark.parametrize('west', [179.997, 180.0, -180.003, -180.0, 179.9999])
 def test_tile_on_the_antimeridian_is_read_in_place_in_degrees(over_180, tmp_path, west):
     dataset = HLSS30(tmp_path, crs='EPSG:4326', **RAW)
     res = dataset.res[0]
@@ -300,7 +295,6 @@ def test_tiles_of_zone_60_and_zone_01_are_in_one_dataset(granule, tmp_path, crs)
         assert own.error(view, grid) < 3
 
 
-@BEYOND
 def test_query_over_the_antimeridian_finds_what_lies_on_either_side(granule, tmp_path):
     granule(32660, 179.97, LAT, tile='T60WWV')
     granule(32601, -179.97, LAT, tile='T01WCP')
@@ -316,7 +310,6 @@ def test_two_sensors_are_matched_over_the_antimeridian(over_180, tmp_path, crs):
     check_match(over_180, tmp_path, crs)
 
 
-@pytest.mark.xfail(strict=True, reason='slivers are told in metres, and the index is in degrees')
 def test_two_sensors_are_matched_over_the_antimeridian_in_degrees(over_180, tmp_path):
     check_match(over_180, tmp_path, 'EPSG:4326')
 

@@ -143,22 +143,26 @@ def test_splits_of_several_zones_share_no_ground(zones, code):
         assert all(any(s.intersects(zone) for s in parts) for parts in squares.values())
 
 
-@pytest.mark.xfail(strict=True, reason='the largest share of ground is that of either zone')
-@pytest.mark.parametrize('crs', [None, 'EPSG:32633', 'EPSG:4326'])
-def test_patch_of_one_pass_in_two_zones_is_that_of_its_own_zone(tmp_path, code, crs):
-    """Both granules cover the patch, at one time: the pixels of the meant one must come."""
-    lon, lat = 12.0, 44.2
+def one_pass(folder, code, lons):
+    """Granules of one pass in zones 32 and 33, around a longitude each; their corners by CRS."""
     corners = {}
-    for epsg in (32632, 32633):
+    for epsg, lon in zip((32632, 32633), lons):
         move = Transformer.from_crs('EPSG:4326', f'EPSG:{epsg}', always_xy=True).transform
-        left, top = (round(v / 60) * 60 + half for v, half in zip(move(lon, lat), (-600, 600)))
+        left, top = (round(v / 60) * 60 + half for v, half in zip(move(lon, 44.2), (-600, 600)))
         grid = code.grid(left, top, 30, (40, 40), epsg=epsg)
         name = f'HLS.S30.T{epsg % 100}TPQ.2020166T101559.v2.0'
         x, y = code.centres(grid)
         east, north = code.encode(4, x - left + code.left, y), code.encode(3, x, y - top + code.top)
         for band, data in (('B05', east), ('B04', north), ('Fmask', np.full((40, 40), 64))):
-            code.write(tmp_path / f'{name}.{band}.tif', data.astype('int16'), grid)
+            code.write(folder / f'{name}.{band}.tif', data.astype('int16'), grid)
         corners[f'EPSG:{epsg}'] = left, top
+    return corners
+
+
+@pytest.mark.parametrize('crs', [None, 'EPSG:32633', 'EPSG:4326'])
+def test_patch_of_one_pass_in_two_zones_is_that_of_its_own_zone(tmp_path, code, crs):
+    """Both granules cover the patch, at one time: the pixels of the meant one must come."""
+    corners = one_pass(tmp_path, code, (12.0, 12.0))
     dataset = MultiSensorDataset({'s30': HLSS30(tmp_path, crs=crs, **RAW)})
     made = AlignedGridSampler(dataset, size=240)
     for row, positions in enumerate(made._positions):
@@ -167,6 +171,15 @@ def test_patch_of_one_pass_in_two_zones_is_that_of_its_own_zone(tmp_path, code, 
             view = dataset[made._slices(row, left, top)]['sensors']['s30'][0]
             assert float(view['transform'][2]) == left
             assert told(code, view)[:2] == (left - home[0] + code.left, top - home[1] + code.top)
+
+
+def test_query_of_ones_own_is_answered_by_the_larger_share(tmp_path, code):
+    """It lies on the lattice of zone 32, which saw a fifth of it; zone 33 saw all."""
+    left, top = one_pass(tmp_path, code, (12.0, 12.009))['EPSG:32632']
+    dataset = MultiSensorDataset({'s30': HLSS30(tmp_path, **RAW)})
+    x = slice(left + 1200 - 60, left + 1200 + 240)
+    (view,) = dataset[x, top - 750 : top - 450]['sensors']['s30']
+    assert view['valid'].float().mean() > 0.9
 
 
 def test_dataset_of_one_sensor_answers_in_its_own_crs_for_every_zone(world, zones, code):
