@@ -65,6 +65,27 @@ def test_main_job_then_probe_then_test_on_another_sensor(workplace):
     assert 'test_miou' in scores('logs/probe')
 
 
+@pytest.mark.parametrize(
+    'name', ['unet_scratch', 'early_fusion', 'late_fusion', 'decision_fusion', 'harmonised']
+)
+def test_baseline_trains(name, workplace):
+    main(['fit', '--config', str(ROOT / f'conf/baselines/{name}.yaml'), *SHORT, *SMALL_BLOCKS])
+    assert 'val_miou' in scores(f'logs/{name}')
+    assert Path(f'logs/{name}/{name}.ckpt').exists()
+
+
+def test_translation_trains_then_a_map_of_what_it_makes(workplace):
+    translation, translated = (
+        ['--config', str(ROOT / f'conf/baselines/{name}.yaml'), *SHORT, *SMALL_BLOCKS]
+        for name in ('translation', 'translated')
+    )
+    main(['fit', *translation])
+    assert {'val_loss', 'val_nearest'} <= scores('logs/translation').keys()
+    main(['fit', *translated])
+    main(['test', *translated, '--ckpt_path', 'logs/translated/translated.ckpt'])
+    assert 'test_miou' in scores('logs/translated')
+
+
 @pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
 def test_config_names_no_absolute_path(config):
     text = config.read_text()

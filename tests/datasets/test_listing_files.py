@@ -246,3 +246,11 @@ def test_stamp_changes_with_the_archive(tmp_path, kind):
 @pytest.mark.parametrize('paths', ['a', Path('a'), ['a'], (Path('a'),), iter(['a'])])
 def test_paths_of_any_kind_are_a_list_of_texts(paths):
     assert as_list(paths) == ['a']
+
+
+def test_folders_that_a_pattern_matches_are_searched(tmp_path):
+    for folder in ('a1/deep', 'a2', 'b'):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / 'x.tif').touch()
+    found = list_files(tmp_path / 'a*', lambda name: name.endswith('.tif')).files
+    assert found == [str(tmp_path / 'a1' / 'deep' / 'x.tif'), str(tmp_path / 'a2' / 'x.tif')]

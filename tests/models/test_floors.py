@@ -44,16 +44,11 @@ def test_gradient_is_zero_at_the_optimum(penalty):
     model.fit(x, y, penalties=[penalty])
     loss, gradients = objective(model, x, y, penalty)
     assert all(gradient.abs().max() < 1e-4 for gradient in gradients)
-    # Convex: nobody else finds less
-    weight, bias = (torch.zeros_like(g).requires_grad_() for g in gradients)
-    z, optimizer = (x.double() - model.mean) / model.std, torch.optim.Adam([weight, bias], lr=0.05)
-    for _ in range(2000):
-        optimizer.zero_grad()
-        other = F.cross_entropy(F.linear(z, weight, bias), y)
-        other = other + penalty / 2 * weight.square().sum()
-        other.backward()
-        optimizer.step()
-    assert float(loss) < float(other) + 1e-5
+    best = {key: value.clone() for key, value in model.linear.state_dict().items()}
+    for _ in range(20):
+        for key, value in model.linear.state_dict().items():
+            value.copy_(best[key] + 0.1 * torch.randn_like(value))
+        assert objective(model, x, y, penalty)[0] > loss
 
 
 def test_separable_classes_are_separated():

@@ -385,7 +385,7 @@ def test_positions_of_a_whole_tile_are_thinned_evenly_and_fit_into_memory(tile, 
 
 
 def test_every_block_of_the_size_of_a_patch_is_sampled_on_a_large_tile(tile):
-    splits = BlockSplit(2400, (0.2, 0.4, 0.4))(tile)
+    splits = BlockSplit(2400, (0.7, 0.15, 0.15))(tile)
     grid = AlignedGridSampler(tile, size=2400, roi=splits.train)
     made = AlignedPatchSampler(tile, size=2400, roi=splits.train, length=4)
     patches = shapely.union_all(

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""The probe scores right, keeps a frozen encoder frozen, and stands alone."""
+"""Maps are scored right; a frozen encoder stays frozen; tasks stand alone."""
 
 import math
 
@@ -11,15 +11,61 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from torchgeo_anysensor.datasets import LabelRaster, MultiSensorDataset, collate_sensors
-from torchgeo_anysensor.models import LinearHead, SMPDecoderHead, anysensor_vit_tiny, encode
+from torchgeo_anysensor.models import (
+    Attend,
+    DecisionFusion,
+    EarlyFusion,
+    Harmonised,
+    LateFusion,
+    LinearHead,
+    PixelRegression,
+    RandomConvolutions,
+    SMPDecoderHead,
+    UNet,
+    UNetScratch,
+    anysensor_vit_tiny,
+    encode,
+)
 from torchgeo_anysensor.samplers import AlignedPatchSampler
-from torchgeo_anysensor.tasks import CrossSensorContrastive, SegmentationProbe
-from torchgeo_anysensor.tasks.base import joint_views
+from torchgeo_anysensor.tasks import CrossSensorContrastive, Segmentation, SegmentationProbe
+from torchgeo_anysensor.tasks.base import joint_views, sensor_views
 from torchgeo_anysensor.tasks.segmentation import seen_labels, segmentation_scores
 from torchgeo_anysensor.types import IGNORE_INDEX
 
 CLASSES = [f'class {number}' for number in range(10)]
 S2, L8 = 'sentinel2_l2a', 'landsat_c2l2'
+BANDS = {S2: 10, L8: 7}
+
+
+class Tiny(torch.nn.Module):
+    """A network of the user's own."""
+
+    def __init__(self, in_channels, out_channels, *, width=8):
+        super().__init__()
+        self.init_args = {'width': width}
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(in_channels, width, 3, padding=1),
+            torch.nn.GELU(),
+            torch.nn.Conv2d(width, out_channels, 1),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def small_unet(in_channels, out_channels):
+    return UNet(in_channels, out_channels, decoder_channels=(32, 16))
+
+
+SEGMENTERS = {
+    'early': lambda: EarlyFusion(BANDS, 10, network=Tiny, sensor_dropout=0.1),
+    'late': lambda: LateFusion(BANDS, 10, network=small_unet, fuse=Attend, features=16),
+    'decision': lambda: DecisionFusion(BANDS, 10, network=Tiny, weights={S2: 2.0}),
+    'scratch': lambda: UNetScratch(10, network=small_unet),
+    'harmonised': lambda: Harmonised(10, adjust=[S2], network=Tiny),
+    'regression': lambda: PixelRegression(10, BANDS),
+    'convolutions': lambda: RandomConvolutions(10, filters=4, scales=(1, 2), seed=3),
+}
 
 
 @pytest.fixture(scope='module')
@@ -166,3 +212,88 @@ def test_probe_loads_what_pretraining_wrote_and_then_stands_alone(batch, tmp_pat
     (tmp_path / 'encoder.ckpt').unlink()
     again = SegmentationProbe.load_from_checkpoint(tmp_path / 'probe.ckpt').eval()
     assert torch.allclose(again(batch), probe.eval()(batch), atol=1e-6)
+
+
+def make_segmentation(name, **options):
+    torch.manual_seed(0)
+    return Segmentation(SEGMENTERS[name](), CLASSES, **options)
+
+
+TRAINED = [name for name in SEGMENTERS if name not in ('regression', 'convolutions')]
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_segmenter_learns(batch, tmp_path, name):
+    task = make_segmentation(name, lr=2e-2)
+    before = float(task.eval().train_loss(batch))
+    make_trainer(tmp_path, 10).fit(task, loader(batch, 10))
+    assert float(task.eval().train_loss(batch)) < 0.9 * before
+
+
+@pytest.mark.parametrize('name', SEGMENTERS)
+def test_segmentation_rebuilds_itself_from_its_checkpoint(batch, tmp_path, name):
+    task = make_segmentation(name, lr=0.1, test_sensors=[S2])
+    if name not in TRAINED:
+        views = sensor_views(batch['sensors'], batch['present'])
+        labelled = [(views, seen_labels(batch))]
+        task.segmenter.fit(labelled, labelled, penalties=[1e-2])
+    trainer = make_trainer(tmp_path)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(tmp_path / 'map.ckpt')
+    described = torch.load(tmp_path / 'map.ckpt', weights_only=True)['hyper_parameters']
+    assert described['segmenter']['class_path'].endswith(type(task.segmenter).__name__)
+    again = Segmentation.load_from_checkpoint(tmp_path / 'map.ckpt').eval()
+    assert again.segmenter.init_args == task.segmenter.init_args
+    assert (again.test_sensors, again.hparams['lr']) == ((S2,), 0.1)
+    assert torch.equal(again(batch), task.eval()(batch))
+
+
+def test_sensors_of_a_segmentation_are_those_asked_for(batch, tmp_path):
+    task = make_segmentation('scratch', train_sensors=[S2], test_sensors=[L8])
+    seen = []
+    decide = task.segmenter.decide
+    task.segmenter.decide = lambda views, size: seen.append([*views]) or decide(views, size)
+    trainer = make_trainer(tmp_path)
+    trainer.fit(task, loader(batch))
+    trainer.test(task, loader(batch), verbose=False)
+    assert seen == [[S2], [L8]]
+
+
+def test_rows_without_a_sensor_are_as_if_it_were_not_given(batch):
+    task = make_segmentation('early').eval()
+    (view,) = batch['sensors'][L8]
+    keep = torch.tensor([True, False, True, True])
+    shared = {'res'} | {k for k in ('wavelength', 'bandwidth', 'gsd') if view[k].ndim == 1}
+    fewer = {k: v if k in shared else v[keep] for k, v in view.items()}
+    part = dict(batch) | {
+        'sensors': batch['sensors'] | {L8: (fewer,)},
+        'present': batch['present'] | {L8: keep},
+    }
+    with torch.no_grad():
+        found, whole, alone = task(part), task(batch), task(batch, sensors=[S2])
+    assert torch.allclose(found[keep], whole[keep], atol=1e-5)
+    assert torch.allclose(found[~keep], alone[~keep], atol=1e-5)
+
+
+def test_each_decision_is_trained_where_it_has_seen(batch):
+    """A label under a cloud of Landsat says nothing to the network of Landsat."""
+    task = make_segmentation('decision')
+    (view,) = batch['sensors'][L8]
+    valid = view['valid'].clone()
+    valid[:, :4] = False
+
+    def gradients(mask):
+        sensors = batch['sensors'] | {L8: (view | {'valid': valid},)}
+        task.zero_grad()
+        task.train_loss(dict(batch) | {'sensors': sensors, 'mask': mask}).backward()
+        return [p.grad.abs().max() for p in task.segmenter.networks[L8].parameters()]
+
+    clouded = torch.full_like(batch['mask'], IGNORE_INDEX)
+    clouded[:, :6] = batch['mask'][:, :6]
+    assert not any(gradients(clouded))
+    assert all(gradients(batch['mask']))
+
+
+def test_other_number_of_classes_is_said():
+    with pytest.raises(ValueError, match=r'num_classes=10, and classes names 2'):
+        Segmentation(SEGMENTERS['early'](), ['a', 'b'])

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import rasterio
 from numpy.typing import NDArray
 from pyproj import CRS as PROJ_CRS
@@ -21,7 +20,7 @@ from torchgeo.datasets import DatasetNotFoundError, RasterDataset
 from ..sensors import QA, Sensor
 from . import cache as kept
 from .files import Listing, as_list, list_files
-from .geometry import Lattice, crs_text, is_geographic, raster_crs
+from .geometry import METRES_PER_DEGREE, Lattice, crs_text, is_geographic, raster_crs
 from .index import (
     PACKAGE,
     Acquisition,
@@ -36,8 +35,6 @@ from .join import JoinableDataset
 from .quality import clear_share
 from .read import Grid, read
 from .scan import scan
-
-_METRES_PER_DEGREE = 111_320.0
 
 # Pixels along each side that the clear fraction is estimated from
 _SAMPLES = 256
@@ -112,9 +109,9 @@ class Catalog(JoinableDataset, RasterDataset):
         # The size of a pixel in the acquisitions' CRS, and in that of the index
         self.pixel = step = float(res or size)
         if is_geographic(own) and not is_geographic(target):
-            self.pixel = step = float(res or size * _METRES_PER_DEGREE)
+            self.pixel = step = float(res or size * METRES_PER_DEGREE)
         elif is_geographic(target) and not is_geographic(own):
-            self.pixel, step = size, float(res or size / _METRES_PER_DEGREE)
+            self.pixel, step = size, float(res or size / METRES_PER_DEGREE)
         self._res = (step, step)
 
     def _sort_out(self, tiles: Sequence[Tile], *, strict: bool) -> list[Tile]:
@@ -208,7 +205,7 @@ class Catalog(JoinableDataset, RasterDataset):
     def _learn(self, tiles: list[Tile], cache: bool | str | Path) -> None:
         """Fill in what headers and metadata tell, from the cache where it is up to date."""
         roots = as_list(self.paths)
-        how = f'{self.sensor.name} {self.filename_regex} {self.date_format} {self.sensor.qa}'
+        how = ' '.join(map(str, (self.sensor.name, *self._declaration())))
         path = kept.cache_file(roots, how, cache)
         marks = kept.stamps(tiles, roots[0] if roots else '')
         new = kept.load(path, tiles, marks)
@@ -216,6 +213,10 @@ class Catalog(JoinableDataset, RasterDataset):
             scan(new, self._describe_tile, title=self.sensor.title)
             good = [(t, mark) for t, mark in zip(tiles, marks) if not t.problems]
             kept.save(path, [t for t, _ in good], [mark for _, mark in good])
+
+    def _declaration(self) -> tuple[object, ...]:
+        """What decides which files are products, and what is learnt of them."""
+        return self.filename_regex, self.date_format, self.sensor.qa
 
     def _describe_tile(self, tile: Tile) -> None:
         """All that is kept of a tile."""
@@ -275,11 +276,12 @@ def _clear_enough(acquisitions: list[Acquisition], max_cloud: float) -> list[Acq
     """
     if not 0 <= max_cloud <= 1:
         raise ValueError(f'max_cloud={max_cloud} is not a share from 0 to 1')
-    found = [a for a in acquisitions if a.clear_fraction >= 1 - max_cloud]
+    found = [a for a in acquisitions if 1 - a.clear_fraction <= max_cloud + 1e-9]
     if not found:
-        best = pd.Series([a.clear_fraction for a in acquisitions]).max()
+        known = [1 - a.clear_fraction for a in acquisitions if not math.isnan(a.clear_fraction)]
+        best = f'the clearest has {min(known):.2f}' if known else 'nothing tells how clear they are'
         raise ValueError(
             f'none of {len(acquisitions)} acquisitions has at most max_cloud={max_cloud:g} of its '
-            f'ground hidden; the clearest has {1 - best:.2f}'
+            f'ground hidden; {best}'
         )
     return found

@@ -88,7 +88,10 @@ def _walk(root: str) -> Iterable[str]:
         return _walk_folder(root)
     if os.path.exists(root) or root.startswith('/vsi'):
         return [root]
-    return sorted(glob.iglob(root, recursive=True))
+    found = sorted(glob.iglob(root, recursive=True))
+    return [
+        file for path in found for file in (_walk_folder(path) if os.path.isdir(path) else [path])
+    ]
 
 
 def _walk_folder(root: str) -> Iterator[str]:

@@ -17,6 +17,9 @@ from pyproj import Geod, Transformer
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
+#: Of latitude, and of longitude at the equator.
+METRES_PER_DEGREE = 111_320.0
+
 # Straight lines of one CRS bend in another: so many points on each side of a box
 _SIDE_POINTS = 21
 

@@ -18,7 +18,7 @@ from torchgeo.datasets import GeoDataset
 from torchgeo.datasets.utils import GeoSlice
 
 from ..types import MultiSensorSample, SensorSample
-from .geometry import Lattice, crs_text, in_metres, raster_crs, rectangle
+from .geometry import METRES_PER_DEGREE, Lattice, crs_text, in_metres, raster_crs, rectangle
 from .index import build_index
 from .labels import LabelDataset
 from .plot import draw_panels, true_color
@@ -29,8 +29,6 @@ Combination = dict[str, tuple[str, ...]]
 
 # Two squares of one centre and size share 83 % at least, however they are turned
 _TURNED = 0.8
-
-_METRES_PER_DEGREE = 111_320.0
 
 
 class MultiSensorDataset(GeoDataset):
@@ -157,7 +155,7 @@ class MultiSensorDataset(GeoDataset):
             return
         # Less than a cell of the lattice holds no patch
         metres = in_metres(crs_text(self.reference.crs.srs))
-        sliver = (self.step if metres else self.step / _METRES_PER_DEGREE) ** 2
+        sliver = (self.step if metres else self.step / METRES_PER_DEGREE) ** 2
         name, *rest = others
         remaining = {other: others[other] for other in rest}
         for paths, common in _nearest(others[name], interval, ground, tolerance=self.tolerance):

@@ -22,6 +22,7 @@ from rasterio.warp import transform as warp_points
 from rasterio.windows import Window
 
 from .files import stamp
+from .geometry import METRES_PER_DEGREE
 
 #: Formats that are read. A list, because GDAL would follow a VRT to other files and to URLs even if
 #: its name ends with ``.tif``.
@@ -230,8 +231,8 @@ def _in_metres(crs: CRS, xres: float, yres: float, latitude: float) -> tuple[flo
     """Pixel size in metres, if it is in degrees; otherwise as it is."""
     if not crs.is_geographic:
         return xres, yres
-    degree = 111_320.0  # metres in one degree of latitude
-    return xres * degree * math.cos(math.radians(latitude)), yres * degree
+    east = METRES_PER_DEGREE * math.cos(math.radians(latitude))
+    return xres * east, yres * METRES_PER_DEGREE
 
 
 def _covered(src: DatasetReader, grid: Grid) -> NDArray[np.bool_]:

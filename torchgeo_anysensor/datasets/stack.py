@@ -176,6 +176,11 @@ class StackDataset(SensorDataset):
         name = match.string
         return path[: len(path) - len(name)] + name[:start] + '*' + name[end:]
 
+    def _declaration(self) -> tuple[object, ...]:
+        """What the user said of the files."""
+        own = self.filename_glob, self._file_bands, self._date, self._qa_regex
+        return *super()._declaration(), *own
+
     def _locate(self, tile: Tile, band: str) -> tuple[str, int]:
         """File of a band, and its place in the file."""
         path = tile.file(band, 0)
