@@ -12,11 +12,14 @@ from typing import Any
 import matplotlib as mpl
 import product_trees as trees
 import pytest
+import torch
 
 from torchgeo_anysensor.datasets import LandsatC2L2, Sentinel2L2A, cache, read
 from torchgeo_anysensor.simulate import simulate_scenes
 
 mpl.use('Agg')
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    torch.set_num_threads(1)  # the workers share the cores already
 
 
 @pytest.fixture(scope='session', autouse=True)
