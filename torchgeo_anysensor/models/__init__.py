@@ -5,10 +5,11 @@
 
 from .anysensor import AnySensorViT, anysensor_vit_base, anysensor_vit_small, anysensor_vit_tiny
 from .base import Decision, Features, Raster, Segmenter, SensorEncoder, encode, segment, to_grid
-from .floors import PixelRegression, RandomConvolutions, SoftmaxRegression
+from .floors import FittedSegmenter, PixelRegression, RandomConvolutions, SoftmaxRegression
 from .fusion import Attend, Concatenate, DecisionFusion, EarlyFusion, LateFusion, UNet
 from .harmonise import Harmonised, UNetScratch
 from .heads import LinearHead, SMPDecoderHead
+from .probe import TokenRegression
 
 __all__ = [
     'AnySensorViT',
@@ -18,6 +19,7 @@ __all__ = [
     'DecisionFusion',
     'EarlyFusion',
     'Features',
+    'FittedSegmenter',
     'Harmonised',
     'LateFusion',
     'LinearHead',
@@ -28,6 +30,7 @@ __all__ = [
     'Segmenter',
     'SensorEncoder',
     'SoftmaxRegression',
+    'TokenRegression',
     'UNet',
     'UNetScratch',
     'anysensor_vit_base',

@@ -219,16 +219,24 @@ class FittedSegmenter(Segmenter):
     def _pixels(self, batches: Iterable[Labelled], most: int) -> tuple[Tensor, Tensor]:
         """Features ``(n, F)`` and classes ``(n,)`` of the pixels, or of as many as allowed."""
         generator = torch.Generator().manual_seed(self.seed)
-        total = sum(int(good.sum()) for _, _, good in self._labelled(batches))
-        chosen = torch.randperm(total, generator=generator)[:most].sort().values
-        xs, ys, start = [], [], 0
+        draws, xs, ys = torch.empty(0), torch.empty(0), torch.empty(0)
         for x, mask, good in self._labelled(batches):
             places = good.flatten().nonzero().squeeze(1)
-            here = chosen[(chosen >= start) & (chosen < start + len(places))] - start
-            places, start = places[here.to(places.device)], start + len(places)
-            xs.append(self.features(x).movedim(1, -1).flatten(0, 2)[places])
-            ys.append(mask.flatten()[places])
-        return torch.cat(xs), torch.cat(ys)
+            own = torch.rand(len(places), generator=generator)
+            # Every pixel draws a number; those with the lowest stay
+            worst = float(draws[-1]) if len(draws) == most else torch.inf
+            few = own.argsort()[:most]
+            few = few[own[few] < worst]
+            places = places[few.to(places.device)]
+            found = self.features(x).movedim(1, -1).flatten(0, 2)[places]
+            classes = mask.flatten()[places]
+            if not len(draws):
+                xs, ys = found[:0], classes[:0]
+            draws = torch.cat([draws, own[few]])
+            draws, order = (part[:most] for part in draws.sort())
+            order = order.to(xs.device)
+            xs, ys = torch.cat([xs, found])[order], torch.cat([ys, classes])[order]
+        return xs, ys
 
     def _labelled(self, batches: Iterable[Labelled]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Channels, classes, and which pixels count, of each batch (and sensor)."""

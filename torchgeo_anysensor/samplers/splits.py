@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from ..datasets import MultiSensorDataset, SensorDataset
 from ..datasets.geometry import crs_text, in_metres
@@ -65,17 +66,17 @@ class BlockSplit:
         if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise ValueError(f'fractions={self.fractions} must be 0 or more and sum to 1')
 
-    def __call__(self, dataset: MultiSensorDataset | SensorDataset) -> Splits:
-        """Split the ground that a dataset covers.
+    def blocks(self, dataset: MultiSensorDataset | SensorDataset) -> NDArray[np.object_]:
+        """Cut the ground that a dataset covers, whatever the seed.
 
         Args:
             dataset: Its index tells the ground and its lattice where blocks start.
 
         Returns:
-            The ground of each split.
+            Squares in the dataset's CRS, in rows from the north-west, that touch its ground.
 
         Raises:
-            ValueError: If there are fewer blocks than splits, or the dataset is in degrees.
+            ValueError: If the dataset is in degrees.
         """
         if not in_metres(crs_text(dataset.crs.srs)):
             raise ValueError(
@@ -96,7 +97,23 @@ class BlockSplit:
         )
         shapely.prepare(ground)
         blocks = blocks[shapely.intersects(ground, blocks)]
-        blocks = blocks[shapely.area(shapely.intersection(ground, blocks)) > 0]
+        found: NDArray[np.object_] = blocks[shapely.area(shapely.intersection(ground, blocks)) > 0]
+        return found
+
+    def __call__(self, dataset: MultiSensorDataset | SensorDataset) -> Splits:
+        """Split the ground that a dataset covers.
+
+        Args:
+            dataset: See :meth:`blocks`.
+
+        Returns:
+            The ground of each split.
+
+        Raises:
+            ValueError: If there are fewer blocks than splits, or the dataset is in degrees.
+        """
+        blocks = self.blocks(dataset)
+        ground = shapely.union_all(dataset.index.geometry.to_numpy())
         deal = np.random.default_rng(self.seed).permutation(len(blocks))
         train, val, test = (
             shapely.intersection(shapely.union_all(blocks[part]), ground)

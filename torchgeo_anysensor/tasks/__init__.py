@@ -4,11 +4,12 @@
 """What is trained: Lightning modules."""
 
 from .contrastive import CrossSensorContrastive
-from .segmentation import Segmentation, SegmentationProbe
+from .segmentation import MapTask, Segmentation, SegmentationProbe
 from .translation import SensorTranslation, Translated, Translator
 
 __all__ = (
     'CrossSensorContrastive',
+    'MapTask',
     'Segmentation',
     'SegmentationProbe',
     'SensorTranslation',

@@ -19,9 +19,6 @@ from ..models.pretrained import load_encoder
 from ..types import IGNORE_INDEX, MultiSensorSample, SensorSample
 from .base import SensorTask, joint_views, sensor_views
 
-#: Learning rate of a fine-tuned encoder, as a share of the head's.
-_ENCODER_LR = 0.1
-
 
 class MapTask(SensorTask):
     """Base of the tasks that make a map of classes.
@@ -220,6 +217,7 @@ class SegmentationProbe(MapTask):
         test_sensors: Sequence[str] | None = None,
         token_m: float | None = None,
         lr: float = 1e-3,
+        encoder_lr: float = 0.1,
         weight_decay: float = 0.05,
     ) -> None:
         """Make the task.
@@ -229,12 +227,13 @@ class SegmentationProbe(MapTask):
             classes: Names of the classes 0, 1, ...
             head: Called with the length of the features and the number of classes; makes a module
                 that turns features and a size ``(H, W)`` into logits ``(B, K, H, W)``.
-            freeze: Train the head alone; otherwise the encoder too, at a tenth of the rate.
+            freeze: Train the head alone; otherwise the encoder too.
             train_sensors: Sensors that train and validate the probe; all of the batch by default.
                 Several are encoded together.
             test_sensors: Sensors that test it; by default *train_sensors*.
             token_m: Width of a ground token in metres; by default the encoder's own.
             lr: Peak learning rate.
+            encoder_lr: That of an encoder that is not frozen, as a share of *lr*.
             weight_decay: Of AdamW.
 
         Raises:
@@ -263,7 +262,7 @@ class SegmentationProbe(MapTask):
         """The head, and the encoder at its own rate unless it is frozen."""
         groups: list[dict[str, Any]] = [{'params': list(self.head.parameters())}]
         if not self.freeze_encoder:
-            lr = self.hparams['lr'] * _ENCODER_LR
+            lr = self.hparams['lr'] * self.hparams['encoder_lr']
             groups.append({'params': list(self.encoder.parameters()), 'lr': lr})
         return groups
 

@@ -1,0 +1,41 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Which way to combine sensors is better, measured on the same ground, labels and budget."""
+
+from .evaluate import evaluate
+from .methods import Method, Probe, Regression, Trained, Translation
+from .protocols import (
+    Condition,
+    FewLabels,
+    LeaveOut,
+    OtherPlace,
+    OtherResolution,
+    OtherSeason,
+    Protocol,
+    SensorMatrix,
+    SensorsRemoved,
+)
+from .scores import Difference, difference
+from .training import Budget
+
+__all__ = [
+    'Budget',
+    'Condition',
+    'Difference',
+    'FewLabels',
+    'LeaveOut',
+    'Method',
+    'OtherPlace',
+    'OtherResolution',
+    'OtherSeason',
+    'Probe',
+    'Protocol',
+    'Regression',
+    'SensorMatrix',
+    'SensorsRemoved',
+    'Trained',
+    'Translation',
+    'difference',
+    'evaluate',
+]

@@ -1,0 +1,67 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""What a frozen encoder knows, read by a linear map of its tokens.
+
+Letters as in :mod:`torchgeo_anysensor.types`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..types import SensorSample
+from .base import SensorEncoder, encode
+from .floors import FittedSegmenter
+from .heads import as_map
+
+
+class TokenRegression(FittedSegmenter):
+    """Logistic regression on the tokens of a frozen encoder, fitted to convergence.
+
+    Tokens are interpolated to the pixels of the map, which for a linear map is the same as to
+    interpolate its logits. All views of all sensors are encoded together.
+    """
+
+    def __init__(
+        self,
+        encoder: SensorEncoder,
+        num_classes: int,
+        *,
+        token_m: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Make the model.
+
+        Args:
+            encoder: Stays as it is.
+            num_classes: Number of classes.
+            token_m: Width of a ground token in metres; by default the encoder's own.
+            seed: Of the draw of pixels.
+        """
+        super().__init__(num_classes, None, num_features=encoder.embed_dim, seed=seed)
+        self.encoder = encoder.requires_grad_(False).eval()
+        self.token_m = token_m
+
+    def train(self, mode: bool = True) -> 'TokenRegression':
+        """Keep the encoder in evaluation mode."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def inputs(
+        self, sensors: Mapping[str, Sequence[SensorSample]], size: tuple[int, int]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Encode; see :meth:`FittedSegmenter.inputs`."""
+        with torch.no_grad():
+            views = [view for views in sensors.values() for view in views]
+            features = encode(self.encoder, views, token_m=self.token_m)
+        x = F.interpolate(as_map(features).float(), size, mode='bilinear', align_corners=False)
+        seen = features.valid.view(-1, 1, *features.grid).float()
+        return {'all': (x, F.interpolate(seen, size, mode='nearest')[:, 0] > 0)}
+
+    def features(self, x: Tensor) -> Tensor:
+        """Take tokens as they are; see :meth:`FittedSegmenter.features`."""
+        return x
