@@ -19,6 +19,7 @@ from torchgeo_anysensor.sensors import SENSORS
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / 'conf').rglob('*.yaml'))
+COMPARISON = ROOT / 'conf' / 'compare.yaml'
 SHORT = [
     '--trainer.max_epochs=1',
     '--trainer.check_val_every_n_epoch=1',
@@ -86,11 +87,43 @@ def test_translation_trains_then_a_map_of_what_it_makes(workplace):
     assert 'test_miou' in scores('logs/translated')
 
 
+def test_comparison_runs_every_method_once_and_reports(workplace, capsys):
+    """All methods and protocols of the config; a second run finds all finished."""
+    few = ['--seeds=[0]', '--workers=0', '--budget.steps=1', '--budget.trials=1']
+    few += ['--budget.pretrain_steps=1', '--budget.batch_size=2', '--budget.pretrain_batch_size=2']
+    config = yaml.safe_load(COMPARISON.read_text())
+    config['protocols'] = [
+        p for p in config['protocols'] if p['class_path'] in ('SensorsRemoved', 'SensorMatrix')
+    ]
+    config['protocols'][0]['init_args']['sensors'] = ['sentinel2_l2a', 'landsat_c2l2']
+    for method in config['methods'].values():
+        method['init_args'].pop('only', None)
+    config['data']['init_args']['split'] |= {'size': 480, 'buffer': 0}
+    Path('small.yaml').write_text(yaml.safe_dump(config))
+    main(['compare', '--config', 'small.yaml', *few])
+    first = capsys.readouterr().out
+    assert 'matrix, other sensor: pretrained linear (' in first
+    report = Path('logs/compare/report.md').read_text()
+    for name in config['methods']:
+        assert f'| {name} |' in report
+    with Path('logs/compare/results.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row['method'] for row in rows} == set(config['methods'])
+    assert all(0 <= float(row['miou']) <= 1 and float(row['ece']) >= 0 for row in rows)
+    assert Path('logs/compare/matrix.png').exists()
+    assert Path('logs/compare/matrix-heat.png').exists()
+    main(['compare', '--config', 'small.yaml', *few])
+    again = capsys.readouterr().out
+    assert '[run' not in again
+    assert '[tune' not in again
+    assert f'{len({(r["method"], r["case"]) for r in rows})} cells' in again
+
+
 @pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
 def test_config_names_no_absolute_path(config):
     text = config.read_text()
     assert not any(f'{mark}/' in text for mark in (': ', '~', '[', "'"))
-    assert yaml.safe_load(text)['seed_everything'] == 0
+    assert config == COMPARISON or yaml.safe_load(text)['seed_everything'] == 0
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,19 @@ def _say(*lines: str) -> None:
         print(line.encode(encoding, 'backslashreplace').decode(encoding), flush=True)
 
 
+def compare(args: Sequence[str]) -> None:
+    """Compare ways to combine sensors, and say which is better.
+
+    Args:
+        args: Of the command line.
+    """
+    from .comparison.run import compare as run_comparison  # heavy
+
+    run_comparison(args, write_demo=write_scenes, say=_say)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    'compare': compare,
     'inspect': inspect,
     'sensors': sensors,
     'simulate': simulate,

@@ -4,7 +4,8 @@
 """Which way to combine sensors is better, measured on the same ground, labels and budget."""
 
 from .evaluate import evaluate
-from .methods import Method, Probe, Regression, Trained, Translation
+from .learning import Method
+from .methods import Probe, Regression, Trained, Translation
 from .protocols import (
     Condition,
     FewLabels,

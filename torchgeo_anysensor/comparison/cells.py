@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from ..types import IGNORE_INDEX
-from .methods import Fitted, Ground, Method, digest
+from .learning import Fitted, Ground, Method, digest
 from .patches import Patches
-from .protocols import Case, Protocol, Test, test_patches
+from .protocols import Case, Protocol, Test, patches_of
 from .scores import Counts, count, scores, to_arrays
 from .training import Budget, Transform, predict
 
@@ -143,13 +143,7 @@ def ground_of(
 
 
 def run_cell(
-    cell: Cell,
-    method: Method,
-    ground: Ground,
-    test: Patches,
-    *,
-    choice: float,
-    maps: bool = False,
+    cell: Cell, method: Method, ground: Ground, test: Patches, *, choice: float, maps: bool = False
 ) -> Result:
     """Train once and take all tests.
 
@@ -170,7 +164,7 @@ def run_cell(
     rows, counts, drawn = [], [], {}
     known: dict[str, torch.Tensor] = {}  # of one condition, tests differ in the pixels that count
     for case, one in cell.tests:
-        patches = test_patches(test, case, one, seed=cell.seed)
+        patches = patches_of(test, case, one, seed=cell.seed)
         key = digest(one.condition)
         if key not in known:
             parts = predict(fitted.task, patches, one.condition.sensors, ground.budget)
@@ -222,12 +216,12 @@ def shown(patches: Patches) -> torch.Tensor:
         patches: Of a test.
     """
     best, found = -1, torch.empty(0, dtype=torch.long)
-    for block in patches.block.unique():
+    for block in torch.unique(patches.block):
         here = (patches.block == block).nonzero().squeeze(1)
         here = here[patches.time[here] == patches.time[here].max()]
         labels = patches.batch['mask'][here]
         labels = labels[labels != IGNORE_INDEX]
-        richness = 10_000 * len(labels.unique()) + len(here)
+        richness = 10_000 * int(labels.bincount().count_nonzero()) + len(here)
         if richness > best:
             best, found = richness, here
     return found

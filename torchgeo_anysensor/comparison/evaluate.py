@@ -13,7 +13,8 @@ import pandas as pd
 from ..datamodules import MultiSensorDataModule
 from ..models import SensorEncoder
 from .cells import ground_of, plan, run_cell
-from .methods import Method, Probe
+from .learning import Method
+from .methods import Probe
 from .patches import read_patches
 from .protocols import Protocol
 from .scores import Bootstrap, Counts, interval

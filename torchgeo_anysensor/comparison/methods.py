@@ -4,153 +4,42 @@
 """Ways from labelled patches to a model that makes maps."""
 
 import copy
-import hashlib
-import importlib
 import inspect
-import json
 import os
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser
-from torch import nn
 
-from ..models import FittedSegmenter, Segmenter, SensorEncoder, SMPDecoderHead, TokenRegression
+from ..models import SensorEncoder, SMPDecoderHead, TokenRegression
 from ..models.pretrained import describe, load_encoder
 from ..tasks import (
     CrossSensorContrastive,
-    MapTask,
-    Segmentation,
     SegmentationProbe,
     SensorTranslation,
     Translated,
     Translator,
 )
-from ..tasks.segmentation import seen_labels
-from ..types import IGNORE_INDEX
-from .patches import Patches
+from .learning import (
+    Description,
+    Fitted,
+    Ground,
+    Method,
+    Plain,
+    band_counts,
+    build,
+    build_segmenter,
+    class_of,
+    digest,
+    fit_segmenter,
+    plain,
+    train_segmenter,
+    train_task,
+)
 from .protocols import Case, Condition, Test
-from .scores import count, scores
-from .training import Budget, Spent, Transform, predict, train
-
-#: ``class_path`` and ``init_args``, as in a YAML config.
-Description = Mapping[str, Any]
-#: The same in a constructor. (Of what is in a ``dict[str, Any]``, jsonargparse makes objects.)
-Plain = dict[str, str | dict]  # type: ignore[type-arg]
-_T = TypeVar('_T')
-#: Most pixels that a regression is fitted to.
-_MAX_PIXELS = 20_000
-#: Most patches that they are drawn from.
-_MAX_PATCHES = 512
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What a method may learn from.
-
-    Attributes:
-        train: Labelled patches.
-        val: Labelled patches to choose hyper-parameters by.
-        unlabelled: Gives the patches for training without labels.
-        case: What the patches show; of its tests a method may know nothing.
-        classes: Names of the classes.
-        budget: What it may spend.
-        seed: Of all draws.
-        keep: Folder for what was trained without labels, which several cases share.
-        transforms: Called in turn on each training batch.
-    """
-
-    train: Patches
-    val: Patches
-    unlabelled: Callable[[], Patches]
-    case: Case
-    classes: Sequence[str]
-    budget: Budget
-    seed: int
-    keep: Path
-    transforms: Sequence[Transform] = field(default=())
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained model, and what it took.
-
-    Attributes:
-        task: Makes maps.
-        spent: For training with labels.
-        pretraining: For training without labels.
-    """
-
-    task: MapTask
-    spent: Spent
-    pretraining: Spent = Spent()
-
-
-class Method(ABC):
-    """A way from labelled patches to a model that makes maps.
-
-    Attributes:
-        only: Names of the protocols that it takes part in; all if None.
-    """
-
-    #: Hyper-parameters to try, in this order.
-    choices: Sequence[float] = (1e-3, 3e-4, 3e-3)
-
-    def __init__(self, *, only: Sequence[str] | None = None) -> None:
-        """Make the method.
-
-        Args:
-            only: Names of the protocols that it takes part in; all by default.
-        """
-        self.only = tuple(only) if only is not None else None
-
-    def missing(self) -> str | None:
-        """Say what the method needs and is not there, if anything."""
-        return None
-
-    def cannot(self, case: Case, test: Test) -> str | None:
-        """Say why the method cannot take a test, if so."""
-        return None
-
-    def prepared(self, case: Case, budget: Budget, seed: int) -> str | None:
-        """Name the file of what the method learns without labels, None if it does not.
-
-        Methods and cases that would learn the same give the same name.
-        """
-        return None
-
-    def prepare(self, ground: Ground) -> None:
-        """Learn without labels, if the method does so, and keep it."""
-
-    def tune(self, ground: Ground) -> dict[float, float]:
-        """Try hyper-parameters.
-
-        Args:
-            ground: Its budget says how many.
-
-        Returns:
-            The mIoU on validation ground of each.
-        """
-        steps = ground.budget.trial_steps or ground.budget.steps
-        trial = replace(ground, budget=replace(ground.budget, steps=steps))
-        return {
-            choice: validate(self.fit(trial, choice).task, ground)
-            for choice in self.choices[: ground.budget.trials]
-        }
-
-    @abstractmethod
-    def fit(self, ground: Ground, choice: float) -> Fitted:
-        """Train.
-
-        Args:
-            ground: What to learn from.
-            choice: The hyper-parameter.
-        """
+from .training import Budget, Spent, train
 
 
 class Trained(Method):
@@ -178,7 +67,7 @@ class Trained(Method):
         self.segmenter = segmenter
         self.min_sensors = min_sensors
         self.choices = tuple(choices)
-        self.needs_bands = 'bands' in inspect.signature(_class_of(segmenter)).parameters
+        self.needs_bands = 'bands' in inspect.signature(class_of(segmenter)).parameters
 
     def cannot(self, case: Case, test: Test) -> str | None:
         """A model with a slot for each band reads the bands that it was trained with."""
@@ -321,7 +210,7 @@ class Probe(Method):
             return load_encoder(self.encoder)
         if isinstance(self.encoder, Mapping):
             torch.manual_seed(seed)
-            return build(SensorEncoder, self.encoder)
+            return build(SensorEncoder, self.encoder)  # type: ignore[type-abstract]
         return copy.deepcopy(self.encoder)
 
     def _pretrained(self, ground: Ground) -> tuple[SensorEncoder, Spent]:
@@ -332,8 +221,9 @@ class Probe(Method):
         path = ground.keep / name
         if not path.exists():
             encoder = self._fresh(ground.seed)
-            given = {**self.objective.get('init_args', {}), 'encoder': encoder}
-            task = _class_of(self.objective)(**given)
+            objective: Description = self.objective
+            given = {**objective.get('init_args', {}), 'encoder': encoder}
+            task = class_of(self.objective)(**given)
             _train_unlabelled(task, ground, path)
         return load_encoder(path), _spent(path)
 
@@ -401,7 +291,7 @@ class Translation(Method):
         torch.manual_seed(ground.seed)
         if not path.exists():
             patches = ground.unlabelled()
-            counts = _bands(patches)
+            counts = band_counts(patches)
             fresh = Translator(counts[self.source], counts[self.target])
             task = SensorTranslation(fresh, source=self.source, target=self.target)
             _train_unlabelled(task, ground, path)
@@ -413,133 +303,15 @@ class Translation(Method):
         return translator.eval(), _spent(path)
 
 
-def build(kind: type[_T], description: Description) -> _T:
-    """Make an object of its description, checked as a config on the command line is.
-
-    Args:
-        kind: Class that it must have.
-        description: ``class_path`` and ``init_args``.
-
-    Returns:
-        The object.
-
-    Raises:
-        ValueError: If the description does not fit.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument('--it', type=kind)
-    try:
-        config = parser.parse_object({'it': _plain(description)})
-        made: _T = parser.instantiate(config).it
-    except Exception as error:
-        raise ValueError(f'{dict(description)} makes no {kind.__name__}: {error}') from error
-    return made
-
-
-def build_segmenter(
-    description: Description,
-    ground: Ground,
-    *,
-    with_bands: bool = True,
-    bands: Mapping[str, int] | None = None,
-) -> Any:
-    """Make a segmenter for the sensors and classes of the data.
-
-    Args:
-        description: Without ``num_classes``, ``bands`` and ``seed``.
-        ground: The data.
-        with_bands: Say the number of bands, if the segmenter asks for it.
-        bands: By default those of the training patches.
-    """
-    known = inspect.signature(_class_of(description)).parameters
-    given: dict[str, Any] = {'num_classes': len(ground.classes)}
-    if 'bands' in known and with_bands:
-        given['bands'] = dict(bands) if bands is not None else _bands(ground.train)
-    if 'seed' in known:
-        given['seed'] = ground.seed
-    init_args = {**description.get('init_args', {}), **given}
-    return build(Segmenter, {'class_path': description['class_path'], 'init_args': init_args})  # type: ignore[type-abstract]
-
-
-def train_segmenter(segmenter: Segmenter, ground: Ground, *, lr: float) -> Fitted:
-    """Train a segmenter by gradient steps."""
-    sensors = ground.case.train.sensors
-    task = Segmentation(segmenter, list(ground.classes), train_sensors=sensors, lr=lr)
-    return Fitted(task, train_task(task, ground))
-
-
-def train_task(task: MapTask, ground: Ground) -> Spent:
-    """Train with labels, within the budget."""
-    patches = labelled(ground.train)
-    return train(task, patches, ground.budget, seed=ground.seed, transforms=ground.transforms)
-
-
-def fit_segmenter(segmenter: FittedSegmenter, ground: Ground, *, penalty: float) -> Fitted:
-    """Fit a regression."""
-    sensors = ground.case.train.sensors
-    task = Segmentation(segmenter, list(ground.classes), train_sensors=sensors)
-    start = time.perf_counter()
-    few = [_some(labelled(patches), ground.seed) for patches in (ground.train, ground.val)]
-    batches = [[(b['sensors'], b['mask']) for b in patches.batches(64)] for patches in few]
-    segmenter.fit(*batches, max_pixels=_MAX_PIXELS, penalties=[penalty])
-    return Fitted(task, Spent(seconds=time.perf_counter() - start))
-
-
-def _some(patches: Patches, seed: int) -> Patches:
-    """As many patches as a regression needs for its pixels, drawn at random."""
-    if len(patches) <= _MAX_PATCHES:
-        return patches
-    generator = torch.Generator().manual_seed(seed)
-    return patches.take(torch.randperm(len(patches), generator=generator)[:_MAX_PATCHES])
-
-
-def labelled(patches: Patches) -> Patches:
-    """The patches that have a label."""
-    there = (patches.batch['mask'] != IGNORE_INDEX).flatten(1).any(dim=1)
-    return patches if bool(there.all()) else patches.take(there)
-
-
-def validate(task: MapTask, ground: Ground) -> float:
-    """Measure mIoU on validation ground."""
-    sensors = ground.case.train.sensors
-    probabilities = torch.cat(list(predict(task, ground.val, sensors, ground.budget)))
-    counted = count(
-        probabilities,
-        seen_labels(ground.val.batch, sensors),
-        ground.val.block,
-        num_classes=len(ground.classes),
-    )
-    return scores(counted, ground.classes)['miou']
-
-
-def digest(*values: Any) -> str:
-    """A short name for plain values."""
-    text = json.dumps(values, sort_keys=True, default=_jsonable)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _jsonable(value: Any) -> Any:
-    """Plain values of what JSON does not know."""
-    if hasattr(value, '__dataclass_fields__'):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    return str(describe(value))
-
-
 def _train_unlabelled(
     task: CrossSensorContrastive | SensorTranslation, ground: Ground, path: Path
 ) -> None:
     """Train a task without labels and keep it, whole or not at all."""
     spent = train(
-        task,
-        ground.unlabelled(),
-        ground.budget,
-        seed=ground.seed,
-        transforms=ground.transforms,
+        task, ground.unlabelled(), ground.budget, seed=ground.seed, transforms=ground.transforms
     )
     kept = {
-        'hyper_parameters': _plain(dict(task.hparams)),
+        'hyper_parameters': plain(dict(task.hparams)),
         'state_dict': task.state_dict(),
         'spent': asdict(spent),
     }
@@ -559,14 +331,6 @@ def _spent(path: Path) -> Spent:
     return Spent(**torch.load(path, map_location='cpu', weights_only=True)['spent'])
 
 
-def _bands(patches: Patches) -> dict[str, int]:
-    """Number of bands of each sensor."""
-    return {
-        name: sum(view['image'].shape[1] for view in views)
-        for name, views in patches.batch['sensors'].items()
-    }
-
-
 def _other_bands(train: Condition, test: Condition) -> str | None:
     """Why a model with a slot for each band cannot read a test, if so."""
     if other := [name for name in test.sensors if name not in train.sensors]:
@@ -576,27 +340,12 @@ def _other_bands(train: Condition, test: Condition) -> str | None:
     return None
 
 
-def _class_of(description: Description) -> Any:
-    """The class or function that a description names."""
-    module, _, name = description['class_path'].rpartition('.')
-    return getattr(importlib.import_module(module), name)
-
-
-def _plain(value: Any) -> Any:
-    """Mappings and sequences as dictionaries and lists, and modules by their description."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return describe(value) if isinstance(value, nn.Module) else value
-
-
 def _plain_init(description: Description) -> dict[str, Any]:
     """``init_args`` with the network, if it has one, as a function of its channels."""
     init_args = dict(description['init_args'])
     network = init_args.pop('network')
     if isinstance(network, Mapping):
         options = network.get('init_args', {})
-        kind = _class_of(network)
+        kind = class_of(network)
         init_args['network'] = lambda c_in, c_out: kind(c_in, c_out, **options)
     return init_args

@@ -62,7 +62,7 @@ class Patches:
         Yields:
             Batches.
         """
-        for rows in torch.arange(len(self)).split(size):
+        for rows in torch.split(torch.arange(len(self)), size):
             yield take_rows(self.batch, rows)
 
     def look(
@@ -201,7 +201,7 @@ def read_patches(data: MultiSensorDataModule, split: BlockSplit) -> dict[str, Pa
             raise ValueError(f'{name} split (blocks of {split.size:g} m): {error}') from None
         queries = list(sampler)
         samples = [data.scenes[query] for query in queries]
-        bounds = np.array([(x.start, y.start, x.stop, y.stop) for x, y, _ in queries])
+        bounds = np.array([_bounds(query) for query in queries])
         centres = shapely.points((bounds[:, :2] + bounds[:, 2:]) / 2)
         times = [next(iter(sample['sensors'].values()))[0]['t'] for sample in samples]
         found[name] = Patches(
@@ -213,6 +213,12 @@ def read_patches(data: MultiSensorDataModule, split: BlockSplit) -> dict[str, Pa
         )
     check_apart(found)
     return found
+
+
+def _bounds(query: Any) -> tuple[float, float, float, float]:
+    """Left, bottom, right and top of a sampler's query."""
+    x, y, _ = query
+    return x.start, y.start, x.stop, y.stop
 
 
 def _number(points: np.ndarray, areas: np.ndarray) -> Tensor:

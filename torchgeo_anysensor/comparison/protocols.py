@@ -113,7 +113,7 @@ class Case:
     seen_by: tuple[str, ...] = field(default=())
 
 
-def test_patches(patches: Patches, case: Case, test: Test, *, seed: int = 0) -> Patches:
+def patches_of(patches: Patches, case: Case, test: Test, *, seed: int) -> Patches:
     """Patches of the test ground as one test sees them.
 
     Args:
@@ -131,9 +131,6 @@ def test_patches(patches: Patches, case: Case, test: Test, *, seed: int = 0) -> 
             raise ValueError(f'no sensor {name} in the data: {list(patches.batch["sensors"])}')
         seen &= seen_labels(patches.batch, [name]) != IGNORE_INDEX
     return test.condition(patches.label_only(seen), seed=seed)
-
-
-test_patches.__test__ = Test.__test__ = False  # type: ignore[attr-defined]  # not for pytest
 
 
 class Protocol(ABC):
@@ -172,7 +169,11 @@ class SensorMatrix(Protocol):
                 train=Condition((one,)),
                 pretrain=Condition(tuple(sensors)),
                 tests=tuple(
-                    Test(other, Condition((other,)), 'same sensor' if other == one else 'other sensor')
+                    Test(
+                        other,
+                        Condition((other,)),
+                        'same sensor' if other == one else 'other sensor',
+                    )
                     for other in self.sensors
                 ),
                 seen_by=tuple(self.sensors),
@@ -199,7 +200,7 @@ class LeaveOut(Protocol):
 
     def cases(self, sensors: Sequence[str]) -> list[Case]:
         """One training; see :meth:`Protocol.cases`."""
-        hidden = tuple(tuple(pair) for pair in self.without_um)
+        hidden = tuple((low, high) for low, high in self.without_um)
         seen = [name for name in sensors if name not in self.left_out]
         first = self.train[0]
         train = Condition((first,), without_um=hidden)
@@ -327,16 +328,21 @@ class OtherSeason(Protocol):
     def cases(self, sensors: Sequence[str]) -> list[Case]:
         """One training; see :meth:`Protocol.cases`."""
         one = Condition((self.sensor,))
-        train = replace(one, dates=tuple(self.train))
+        since, until = self.train
+        train = replace(one, dates=(since, until))
         return [
             Case(
                 self.name,
                 f'{self.sensor}, {self.train[0]} to {self.train[1]}',
                 train=train,
-                pretrain=Condition(tuple(sensors), dates=tuple(self.train)),
+                pretrain=Condition(tuple(sensors), dates=(since, until)),
                 tests=(
                     Test('same season', train, 'same season'),
-                    Test('other season', replace(one, dates=tuple(self.test)), 'other season'),
+                    Test(
+                        'other season',
+                        replace(one, dates=(self.test[0], self.test[1])),
+                        'other season',
+                    ),
                 ),
                 seen_by=(self.sensor,),
             )

@@ -13,16 +13,18 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..datamodules import MultiSensorDataModule
 from .cells import Cell, Result, ground_of, load_result, plain_cell, plan, run_cell, save_result
-from .methods import Ground, Method, digest
+from .figures import draw
+from .learning import Ground, Method, digest
 from .patches import Patches, load_patches, read_patches, save_patches
 from .protocols import Protocol
+from .report import Report
 from .training import Budget
 
 #: What decides the patches that are read, in a config.
@@ -285,7 +287,7 @@ class _Workers:
         self.job = job
         self.pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> '_Workers':
+    def __enter__(self) -> Self:
         count = self.job.comparison.workers
         if count:
             threads = max(1, (os.cpu_count() or 1) // count)
@@ -345,8 +347,38 @@ def _timed(job: Job, name: str, args: tuple[Any, ...]) -> tuple[float, str | Non
     start = time.perf_counter()
     try:
         getattr(job, name)(*args)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # the other cells go on
         where = traceback.extract_tb(error.__traceback__)[-1]
         text = f'{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})'
         return time.perf_counter() - start, text
     return time.perf_counter() - start, None
+
+
+def compare(
+    args: Sequence[str], *, write_demo: Callable[[Path], None], say: Callable[[str], None]
+) -> None:
+    """Run a comparison and write its report.
+
+    Args:
+        args: Of the command line.
+        write_demo: Called with the folder of the demo scenes, if they are wanted and not there.
+        say: Gets the lines of what is done and found.
+    """
+    its_parser = parser()
+    config = its_parser.parse_args(list(args))
+    if config.demo is not None and not Path(config.demo).exists():
+        write_demo(Path(config.demo))
+    try:
+        job = make_job(config)
+        failed = run(config, job, say)
+        report = Report(job.results(), list(job.comparison.methods))
+    except ValueError as error:
+        its_parser.error(str(error))
+    report.rows.to_csv(job.out / 'results.csv', index=False)
+    (job.out / 'report.md').write_text(report.text(job.comparison.subjects, job.cells()[1]))
+    draw(report, job.out)
+    for line in report.verdicts(job.comparison.subjects):
+        say(line)
+    say(f'Tables and figures: {job.out}')
+    if failed:
+        its_parser.error('these failed; run the command again:\n' + '\n'.join(failed))

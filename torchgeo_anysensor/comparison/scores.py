@@ -32,9 +32,7 @@ class Counts:
     calibration: Floats  #: ``(b, BINS, 3)`` pixels, sum of confidence, hits, by confidence
 
 
-def count(
-    probabilities: Tensor, mask: Tensor, block: Tensor, *, num_classes: int
-) -> Counts:
+def count(probabilities: Tensor, mask: Tensor, block: Tensor, *, num_classes: int) -> Counts:
     """Count hits and misses.
 
     Args:
@@ -213,8 +211,4 @@ def _same(a: Counts, b: Counts) -> bool:
 
 def to_arrays(counts: Counts) -> Mapping[str, NDArray[Any]]:
     """Arrays to keep in a file; ``Counts(**arrays)`` is the way back."""
-    return {
-        'block': counts.block,
-        'confusion': counts.confusion,
-        'calibration': counts.calibration,
-    }
+    return {'block': counts.block, 'confusion': counts.confusion, 'calibration': counts.calibration}

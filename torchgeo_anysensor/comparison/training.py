@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Trainer
@@ -166,10 +166,11 @@ def gflop_per_step(
     state = torch.get_rng_state()
     task.train()
     with FlopCounterMode(display=False) as counter:
-        if isinstance(task, MapTask):
-            loss = task.train_loss(batch)
-        else:
-            loss = task.losses(batch)['loss']
+        loss = (
+            task.train_loss(batch)
+            if isinstance(task, MapTask)
+            else cast(Any, task).losses(batch)['loss']
+        )
         torch.autograd.backward(loss)
     task.zero_grad()
     torch.set_rng_state(state)
@@ -195,12 +196,7 @@ def quiet() -> Iterator[None]:
 
 @torch.no_grad()
 def predict(
-    task: MapTask,
-    patches: Patches,
-    sensors: Sequence[str],
-    budget: Budget,
-    *,
-    batch_size: int = 64,
+    task: MapTask, patches: Patches, sensors: Sequence[str], budget: Budget, *, batch_size: int = 64
 ) -> Iterator[Tensor]:
     """Predict classes.
 

@@ -1,0 +1,200 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""The comparison must be able to say no."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import shapely
+import torch
+
+from torchgeo_anysensor.comparison import (
+    Budget,
+    FewLabels,
+    OtherSeason,
+    Probe,
+    SensorMatrix,
+    difference,
+    evaluate,
+)
+from torchgeo_anysensor.comparison.patches import check_apart, read_patches
+from torchgeo_anysensor.comparison.protocols import Condition
+from torchgeo_anysensor.comparison.scores import (
+    BINS,
+    Bootstrap,
+    Counts,
+    calibration_error,
+    count,
+    interval,
+    iou,
+    miou,
+)
+from torchgeo_anysensor.datamodules import MultiSensorDataModule
+from torchgeo_anysensor.datasets import LabelRaster, LandsatC2L2, MultiSensorDataset, Sentinel2L2A
+from torchgeo_anysensor.models import Features, SensorEncoder, to_grid
+from torchgeo_anysensor.samplers import BlockSplit
+from torchgeo_anysensor.samplers.splits import Splits
+
+S2, L8 = 'sentinel2_l2a', 'landsat_c2l2'
+CLASSES = [f'class {number}' for number in range(9)]
+PROTOCOL = SensorMatrix([S2, L8])
+
+
+class Spectrum(SensorEncoder):
+    """Reflectance at fixed wavelengths, from the nearest bands: no training, wavelengths matter."""
+
+    at = (0.49, 0.56, 0.66, 0.865, 1.61, 2.2)
+
+    def __init__(self, shift: int = 0) -> None:
+        """Make it; *shift* plants wavelengths of other bands."""
+        super().__init__()
+        self.embed_dim, self.shift, self.init_args = len(self.at), shift, {'shift': shift}
+
+    def forward(self, views, *, token_m=None):
+        """One token for each 30 m."""
+        view = views[0]
+        n = round(view['image'].shape[-1] * float(view['res']) / 30)
+        raster = to_grid(views, (n, n))
+        centre = raster.wavelength[0].roll(self.shift)
+        chosen = [int((centre - um).abs().argmin()) for um in self.at]
+        tokens = raster.image[:, chosen].flatten(2).mT
+        valid = (raster.seen > 0).any(dim=1).flatten(1)
+        return Features(tokens, tokens.mean(dim=1), (n, n), valid)
+
+
+@pytest.fixture(scope='module')
+def data(demo):
+    """Sentinel-2 and Landsat of the demo scenes, with their land cover."""
+    labels = LabelRaster(demo / 'landcover', classes={k + 1: k for k in range(9)})
+    sentinel2 = [Sentinel2L2A(demo / 'sentinel2', res=res) for res in (10, 20)]
+    sensors = {S2: sentinel2, L8: LandsatC2L2(demo / 'landsat')}
+    scenes = MultiSensorDataset(sensors, tolerance=3, labels=labels)
+    split = BlockSplit(480, fractions=(0.5, 0.2, 0.3), buffer=60)
+    return MultiSensorDataModule(scenes, size=120, split=split)
+
+
+def table(encoder, data, protocol=PROTOCOL, seeds=(0, 1)):
+    return evaluate(encoder, data, protocol, classes=CLASSES, seeds=seeds, budget=Budget(trials=1))
+
+
+@pytest.fixture(scope='module')
+def honest(data):
+    return table(Spectrum(), data)
+
+
+def test_row_of_a_users_encoder(honest):
+    assert list(honest['case']) == [S2, S2, L8, L8]
+    assert list(honest['test']) == [S2, L8, S2, L8]
+    assert ((honest['low'] <= honest['high']) & (honest['miou'] > 0.2)).all()
+    assert {'accuracy', 'ece', 'blocks', 'iou/class 0'} <= set(honest)
+
+
+def test_shuffled_wavelengths_are_caught(honest, data):
+    planted = table(Spectrum(shift=2), data)
+    for key in ((S2, L8), (L8, S2)):
+        found = difference(planted.attrs['counts'][key], honest.attrs['counts'][key])
+        assert found.verdict == 'worse'
+        assert found.high < 0
+    itself = difference(honest.attrs['counts'][S2, L8], honest.attrs['counts'][S2, L8])
+    assert itself.verdict == 'no difference shown'
+    assert itself.value == 0
+
+
+class Leaking(BlockSplit):
+    """Deals the test ground to train as well."""
+
+    def __call__(self, dataset):
+        ground = super().__call__(dataset)
+        return Splits(shapely.union(ground.train, ground.test), ground.val, ground.test)
+
+
+def test_shared_ground_is_caught(data):
+    leak = Leaking(**{k: getattr(data.split, k) for k in ('size', 'fractions', 'buffer', 'seed')})
+    with pytest.raises(ValueError, match='train and test share ground'):
+        read_patches(data, leak)
+
+
+def test_a_file_that_is_there_twice_is_caught(data):
+    splits = read_patches(data, data.split)
+    twice = replace(splits['train'], bounds=splits['train'].bounds + 1e6)
+    with pytest.raises(ValueError, match='same pixels at different coordinates'):
+        check_apart({'train': splits['train'], 'test': twice})
+
+
+def test_labels_are_whole_places_and_nested(data):
+    train = read_patches(data, data.split)['train']
+    few, more = (Condition((S2,), labels=share)(train, seed=3) for share in (0.1, 0.5))
+    places = [{tuple(b) for b in p.bounds.tolist()} for p in (few, more, train)]
+    assert places[0] < places[1] < places[2]
+    assert len(places[0]) == pytest.approx(0.1 * len(places[2]), abs=1)
+    assert list(few.batch['sensors']) == [S2]
+
+
+def test_hidden_bands_and_coarser_pixels(data):
+    val = read_patches(data, data.split)['val']
+    views = val.look([S2], without_um=[(0.69, 0.80)], res=30).batch['sensors'][S2]
+    assert all(float(view['res']) == 30 and view['image'].shape[-1] == 4 for view in views)
+    centres = torch.cat(
+        [view['wavelength'].reshape(-1, view['image'].shape[1])[0] for view in views]
+    )
+    assert len(centres) == 7
+    assert not ((centres > 0.69) & (centres < 0.80)).any()
+    fine, coarse = val.batch['sensors'][S2][0], views[0]
+    whole = fine['valid'].flatten(1).all(dim=1)
+    expected = torch.nn.functional.avg_pool2d(fine['image'][whole], 3)
+    torch.testing.assert_close(coarse['image'][whole], expected)
+
+
+def test_seasons_and_few_labels_choose_what_they_say(data):
+    train = read_patches(data, data.split)['train']
+    case = OtherSeason(S2, ('2023-05-01', '2023-05-31'), ('2023-07-01', '2023-07-31')).cases([S2])[
+        0
+    ]
+    spring, summer = (case.tests[k].condition(train) for k in (0, 1))
+    assert spring.time.max() < summer.time.min()
+    assert len(spring) + len(summer) == len(train)
+    assert [c.train.labels for c in FewLabels(S2).cases([S2, L8])] == [0.01, 0.1, 1.0]
+
+
+def test_missing_weights_are_named():
+    assert 'no weights at nowhere.ckpt' in Probe('nowhere.ckpt').missing()
+
+
+def test_scores_by_hand():
+    confusion = np.array([[3.0, 1, 0], [2, 4, 0], [0, 0, 0]])
+    assert iou(confusion)[:2] == pytest.approx([3 / 6, 4 / 7])
+    assert np.isnan(iou(confusion)[2])
+    assert miou(confusion) == pytest.approx((3 / 6 + 4 / 7) / 2)
+
+
+def test_counts_by_block_and_calibration():
+    probabilities = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])[..., None, None]
+    mask = torch.tensor([0, 1, 255])[:, None, None]
+    found = count(probabilities, mask, torch.tensor([7, 4, 4]), num_classes=2)
+    assert found.block.tolist() == [4, 7]
+    assert found.confusion.tolist() == [[[0, 0], [1, 0]], [[1, 0], [0, 0]]]
+    assert calibration_error(found) == pytest.approx((0.1 + 0.6) / 2, abs=1e-6)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    """Blocks with an error rate of their own: pixels in a block are no independent evidence."""
+    rng = np.random.default_rng(0)
+    hits, trials, size = 0, 150, 400
+    for trial in range(trials):
+        good = np.round(size * rng.beta(8, 2, size=30)).astype(int)
+        confusion = np.zeros((30, 2, 2), dtype=np.int64)
+        confusion[:, 0, 0], confusion[:, 0, 1] = good, size - good
+        counts = Counts(np.arange(30), confusion, np.zeros((30, BINS, 3)))
+        drawn = Bootstrap(counts.block, replicates=300, seed=trial).miou([counts])[1]
+        low, high = interval(drawn)
+        hits += low <= 0.8 <= high
+    assert 0.85 < hits / trials <= 1
+
+
+def test_other_pixels_cannot_be_compared():
+    a = Counts(np.array([1]), np.array([[[2, 0], [0, 1]]]), np.zeros((1, BINS, 3)))
+    b = Counts(np.array([1]), np.array([[[1, 0], [0, 1]]]), np.zeros((1, BINS, 3)))
+    with pytest.raises(ValueError, match='same pixels'):
+        difference([a], [b])
