@@ -98,7 +98,9 @@ def test_comparison_runs_every_method_once_and_reports(workplace, capsys):
     config['protocols'][0]['init_args']['sensors'] = ['sentinel2_l2a', 'landsat_c2l2']
     for method in config['methods'].values():
         method['init_args'].pop('only', None)
-    config['data']['init_args']['split'] |= {'size': 480, 'buffer': 0}
+        if 'encoder' in method['init_args']:
+            method['init_args']['encoder']['init_args'] = {'token_m': 120, 'depth': 1}
+    config['data']['init_args']['split'] |= {'size': 480, 'buffer': 60}
     Path('small.yaml').write_text(yaml.safe_dump(config))
     main(['compare', '--config', 'small.yaml', *few])
     first = capsys.readouterr().out
@@ -117,6 +119,13 @@ def test_comparison_runs_every_method_once_and_reports(workplace, capsys):
     assert '[run' not in again
     assert '[tune' not in again
     assert f'{len({(r["method"], r["case"]) for r in rows})} cells' in again
+
+
+def test_comparison_says_why_nothing_is_finished(workplace, capsys):
+    leak = ['--data.init_args.split={size: 480, buffer: 0}', '--seeds=[0]', '--workers=0']
+    with pytest.raises(SystemExit, match='2'):
+        main(['compare', '--config', str(COMPARISON), *leak])
+    assert 'train and val share ground' in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)

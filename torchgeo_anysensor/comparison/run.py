@@ -371,6 +371,8 @@ def compare(
     try:
         job = make_job(config)
         failed = run(config, job, say)
+        if failed and not job.results():
+            raise ValueError(f'nothing is finished: {failed[0]}')
         report = Report(job.results(), list(job.comparison.methods))
     except ValueError as error:
         its_parser.error(str(error))
