@@ -100,6 +100,7 @@ def test_comparison_runs_every_method_once_and_reports(workplace, capsys):
         method['init_args'].pop('only', None)
         if 'encoder' in method['init_args']:
             method['init_args']['encoder']['init_args'] = {'token_m': 120, 'depth': 1}
+    config['methods']['random convolutions']['init_args']['segmenter']['init_args'] = {'filters': 4}
     config['data']['init_args']['split'] |= {'size': 480, 'buffer': 60}
     Path('small.yaml').write_text(yaml.safe_dump(config))
     main(['compare', '--config', 'small.yaml', *few])
