@@ -87,23 +87,30 @@ def test_translation_trains_then_a_map_of_what_it_makes(workplace):
     assert 'test_miou' in scores('logs/translated')
 
 
+def miniature(path, protocols):
+    """A config of a comparison with all methods, a step of training each, and few protocols."""
+    config = yaml.safe_load(path.read_text())
+    one = ('steps', 'trials', 'trial_steps', 'pretrain_steps', 'batch_size', 'pretrain_batch_size')
+    config |= {'seeds': [0], 'workers': 0, 'budget': dict.fromkeys(one, 1)}
+    config['budget'] |= {'batch_size': 2, 'pretrain_batch_size': 2}
+    config['protocols'] = [p for p in config['protocols'] if p['class_path'] in protocols]
+    for method in config['methods'].values():
+        init_args = method['init_args']
+        init_args.pop('only', None)
+        if isinstance(init_args.get('encoder'), dict):
+            init_args['encoder']['init_args']['depth'] = 1
+        if 'RandomConvolutions' in str(method):
+            init_args['segmenter']['init_args'] = {'filters': 4}
+    return config
+
+
 def test_comparison_runs_every_method_once_and_reports(workplace, capsys):
     """All methods and protocols of the config; a second run finds all finished."""
-    few = ['--seeds=[0]', '--workers=0', '--budget.steps=1', '--budget.trials=1']
-    few += ['--budget.pretrain_steps=1', '--budget.batch_size=2', '--budget.pretrain_batch_size=2']
-    config = yaml.safe_load(COMPARISON.read_text())
-    config['protocols'] = [
-        p for p in config['protocols'] if p['class_path'] in ('SensorsRemoved', 'SensorMatrix')
-    ]
+    config = miniature(COMPARISON, ['SensorsRemoved', 'SensorMatrix'])
     config['protocols'][0]['init_args']['sensors'] = ['sentinel2_l2a', 'landsat_c2l2']
-    for method in config['methods'].values():
-        method['init_args'].pop('only', None)
-        if 'encoder' in method['init_args']:
-            method['init_args']['encoder']['init_args'] = {'token_m': 120, 'depth': 1}
-    config['methods']['random convolutions']['init_args']['segmenter']['init_args'] = {'filters': 4}
     config['data']['init_args']['split'] |= {'size': 480, 'buffer': 60}
     Path('small.yaml').write_text(yaml.safe_dump(config))
-    main(['compare', '--config', 'small.yaml', *few])
+    main(['compare', '--config', 'small.yaml'])
     first = capsys.readouterr().out
     assert 'matrix, other sensor: pretrained linear (' in first
     report = Path('logs/compare/report.md').read_text()
@@ -113,9 +120,9 @@ def test_comparison_runs_every_method_once_and_reports(workplace, capsys):
         rows = list(csv.DictReader(file))
     assert {row['method'] for row in rows} == set(config['methods'])
     assert all(0 <= float(row['miou']) <= 1 and float(row['ece']) >= 0 for row in rows)
-    assert Path('logs/compare/matrix.png').exists()
-    assert Path('logs/compare/matrix-heat.png').exists()
-    main(['compare', '--config', 'small.yaml', *few])
+    pictures = {path.stem for path in Path('logs/compare').glob('*.png')}
+    assert pictures == {'matrix', 'matrix-heat', 'matrix-maps', 'removed', 'removed-maps'}
+    main(['compare', '--config', 'small.yaml'])
     again = capsys.readouterr().out
     assert '[run' not in again
     assert '[tune' not in again
@@ -133,7 +140,24 @@ def test_comparison_says_why_nothing_is_finished(workplace, capsys):
 def test_config_names_no_absolute_path(config):
     text = config.read_text()
     assert not any(f'{mark}/' in text for mark in (': ', '~', '[', "'"))
-    assert config == COMPARISON or yaml.safe_load(text)['seed_everything'] == 0
+    compares = 'compare' in config.stem
+    assert compares or yaml.safe_load(text)['seed_everything'] == 0
+
+
+def compare_on_real_data(path):
+    """One protocol of an example, on few dates and labels."""
+    config = miniature(path, ['FewLabels'])
+    config['protocols'][0]['init_args']['fractions'] = [0.1]
+    config['data']['init_args']['dataset']['init_args']['tolerance'] = 1  # few dates
+    Path('small.yaml').write_text(yaml.safe_dump(config))
+    main(['compare', '--config', 'small.yaml'])
+    with Path(config['out'], 'results.csv').open() as file:
+        found = {row['method'] for row in csv.DictReader(file)}
+    absent = {name for name in config['methods'] if 'simulated' in name}  # no weights
+    two = {'late fusion', 'decision fusion', 'translation'}
+    assert found == set(config['methods']) - absent - two
+    report = Path(config['out'], 'report.md').read_text()
+    assert 'simulated linear: no weights at logs/pretrain/encoder.ckpt' in report
 
 
 @pytest.mark.parametrize(
@@ -142,6 +166,9 @@ def test_config_names_no_absolute_path(config):
 def test_example_trains_on_real_data(config, workplace, shared_data):
     (workplace.parent / 'shared').mkdir()
     (workplace.parent / 'shared' / 'data').symlink_to(shared_data)
+    if 'compare' in config.stem:
+        compare_on_real_data(config)
+        return
     untrained = {
         'class_path': 'torchgeo_anysensor.models.anysensor_vit_tiny',
         'init_args': {'depth': 1},

@@ -19,7 +19,8 @@ from torchgeo_anysensor.comparison import (
     difference,
     evaluate,
 )
-from torchgeo_anysensor.comparison.patches import check_apart, read_patches
+from torchgeo_anysensor.comparison.figures import mosaic
+from torchgeo_anysensor.comparison.patches import Patches, check_apart, read_patches
 from torchgeo_anysensor.comparison.protocols import Condition
 from torchgeo_anysensor.comparison.scores import (
     BINS,
@@ -198,3 +199,21 @@ def test_other_pixels_cannot_be_compared():
     b = Counts(np.array([1]), np.array([[[1, 0], [0, 1]]]), np.zeros((1, BINS, 3)))
     with pytest.raises(ValueError, match='same pixels'):
         difference([a], [b])
+
+
+def test_maps_lie_as_on_the_ground():
+    """Patches in any order make the picture that they were cut from."""
+    whole = torch.arange(48).reshape(6, 8)  # 6 x 8 pixels of 10 m
+    corners = [(row, column) for row in (3, 0) for column in (4, 0)]  # from the south-east
+    cut = torch.stack([whole[r : r + 3, c : c + 4] for r, c in corners])
+    bounds = [
+        [500 + 10 * c, 860 - 10 * (r + 3), 500 + 10 * (c + 4), 860 - 10 * r] for r, c in corners
+    ]
+    nothing = torch.zeros(4, dtype=torch.long)
+    patches = Patches({}, nothing, nothing, nothing, torch.tensor(bounds, dtype=torch.float64))
+    assert (mosaic(patches, cut, fill=-1) == whole.numpy()).all()
+    few = mosaic(
+        patches.__class__(**{**vars(patches), 'bounds': patches.bounds[1:]}), cut[1:], fill=-1
+    )
+    assert (few[3:, 4:] == -1).all()
+    assert (few[:3] == whole[:3].numpy()).all()

@@ -72,7 +72,8 @@ def plan(
     cases = [case for protocol in protocols for case in protocol.cases(sensors)]
     for case in cases:
         _check_sensors(case, sensors)
-    known = {protocol.name for protocol in protocols}
+    here = {protocol.name for protocol in protocols}
+    known = here | {kind.name for kind in Protocol.__subclasses__()}
     left_out: list[str] = []
     shared: dict[str, list[tuple[str, Case, list[tuple[Case, Test]]]]] = {}
     for name, method in methods.items():
@@ -81,6 +82,8 @@ def plan(
         if reason := method.missing():
             left_out.append(f'{name}: {reason}')
             continue
+        if method.only is not None and not here & set(method.only):
+            left_out.append(f'{name}: takes part in {", ".join(method.only)} alone')
         for case in cases:
             if method.only is not None and case.protocol not in method.only:
                 continue

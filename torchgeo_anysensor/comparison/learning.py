@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from ..models import FittedSegmenter, Segmenter
+from ..models.floors import Labelled
 from ..models.pretrained import describe
 from ..tasks import MapTask, Segmentation
 from ..tasks.segmentation import seen_labels
@@ -124,14 +125,18 @@ class Method(ABC):
             ground: Its budget says how many.
 
         Returns:
-            The mIoU on validation ground of each.
+            The mIoU on validation ground of each; of regressions, of the best alone.
         """
         steps = ground.budget.trial_steps or ground.budget.steps
         trial = replace(ground, budget=replace(ground.budget, steps=steps))
         return {
             choice: validate(self.fit(trial, choice).task, ground)
-            for choice in self.choices[: ground.budget.trials]
+            for choice in self.tried(ground.budget)
         }
+
+    def tried(self, budget: Budget) -> Sequence[float]:
+        """The first of the choices, as many as the budget allows."""
+        return self.choices[: budget.trials]
 
     @abstractmethod
     def fit(self, ground: Ground, choice: float) -> Fitted:
@@ -206,13 +211,30 @@ def train_task(task: MapTask, ground: Ground) -> Spent:
 
 def fit_segmenter(segmenter: FittedSegmenter, ground: Ground, *, penalty: float) -> Fitted:
     """Fit a regression."""
-    sensors = ground.case.train.sensors
-    task = Segmentation(segmenter, list(ground.classes), train_sensors=sensors)
+    task = Segmentation(segmenter, list(ground.classes), train_sensors=ground.case.train.sensors)
     start = time.perf_counter()
-    few = [_some(labelled(patches), ground.seed) for patches in (ground.train, ground.val)]
-    batches = [[(b['sensors'], b['mask']) for b in patches.batches(64)] for patches in few]
-    segmenter.fit(*batches, max_pixels=_MAX_PIXELS, penalties=[penalty])
+    segmenter.fit(_pairs(ground.train, ground), max_pixels=_MAX_PIXELS, penalties=[penalty])
     return Fitted(task, Spent(seconds=time.perf_counter() - start))
+
+
+def tune_segmenter(
+    segmenter: FittedSegmenter, ground: Ground, penalties: Sequence[float]
+) -> dict[float, float]:
+    """Try penalties of a regression on features that are made once; see :meth:`Method.tune`.
+
+    Returns:
+        The penalty with the least cross entropy on validation ground, and its mIoU there.
+    """
+    task = Segmentation(segmenter, list(ground.classes), train_sensors=ground.case.train.sensors)
+    pairs = [_pairs(patches, ground) for patches in (ground.train, ground.val)]
+    best = segmenter.fit(*pairs, max_pixels=_MAX_PIXELS, penalties=penalties)
+    return {best: validate(task, ground)}
+
+
+def _pairs(patches: Patches, ground: Ground) -> list[Labelled]:
+    """Batches for :meth:`FittedSegmenter.fit`."""
+    few = _some(labelled(patches), ground.seed)
+    return [(batch['sensors'], batch['mask']) for batch in few.batches(64)]
 
 
 def _some(patches: Patches, seed: int) -> Patches:

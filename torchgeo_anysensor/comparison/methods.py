@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..models import SensorEncoder, SMPDecoderHead, TokenRegression
+from ..models import FittedSegmenter, SensorEncoder, SMPDecoderHead, TokenRegression
 from ..models.pretrained import describe, load_encoder
 from ..tasks import (
     CrossSensorContrastive,
@@ -37,6 +37,7 @@ from .learning import (
     plain,
     train_segmenter,
     train_task,
+    tune_segmenter,
 )
 from .protocols import Case, Condition, Test
 from .training import Budget, Spent, train
@@ -116,10 +117,18 @@ class Regression(Method):
         """With all bands, it reads the bands that it was fitted to."""
         return _other_bands(case.train, test.condition) if self.all_bands else None
 
+    def tune(self, ground: Ground) -> dict[float, float]:
+        """Try penalties; see :func:`tune_segmenter`."""
+        return tune_segmenter(self._segmenter(ground), ground, self.tried(ground.budget))
+
     def fit(self, ground: Ground, choice: float) -> Fitted:
         """Fit; see :meth:`Method.fit`."""
-        segmenter = build_segmenter(self.segmenter, ground, with_bands=self.all_bands)
-        return fit_segmenter(segmenter, ground, penalty=choice)
+        return fit_segmenter(self._segmenter(ground), ground, penalty=choice)
+
+    def _segmenter(self, ground: Ground) -> FittedSegmenter:
+        """Make the segmenter."""
+        made: FittedSegmenter = build_segmenter(self.segmenter, ground, with_bands=self.all_bands)
+        return made
 
 
 class Probe(Method):
@@ -182,15 +191,24 @@ class Probe(Method):
         if self.objective is not None:
             self._pretrained(ground)
 
+    def tune(self, ground: Ground) -> dict[float, float]:
+        """Try penalties or learning rates; see :meth:`Method.tune`."""
+        if self.readout != 'linear':
+            return super().tune(ground)
+        encoder, _ = self._pretrained(ground)
+        penalties = self.tried(ground.budget)
+        return tune_segmenter(self._regression(encoder, ground), ground, penalties)
+
+    def _regression(self, encoder: SensorEncoder, ground: Ground) -> TokenRegression:
+        """A regression on tokens, not yet fitted."""
+        return TokenRegression(encoder, len(ground.classes), token_m=self.token_m, seed=ground.seed)
+
     def fit(self, ground: Ground, choice: float) -> Fitted:
         """Read the encoder out; see :meth:`Method.fit`."""
         encoder, pretraining = self._pretrained(ground)
         torch.manual_seed(ground.seed)
         if self.readout == 'linear':
-            segmenter = TokenRegression(
-                encoder, len(ground.classes), token_m=self.token_m, seed=ground.seed
-            )
-            fitted = fit_segmenter(segmenter, ground, penalty=choice)
+            fitted = fit_segmenter(self._regression(encoder, ground), ground, penalty=choice)
             return Fitted(fitted.task, fitted.spent, pretraining)
         task = SegmentationProbe(
             encoder,

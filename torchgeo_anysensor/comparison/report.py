@@ -4,10 +4,11 @@
 """Tables and sentences of a comparison."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from .cells import Result
 from .scores import Bootstrap, Counts, difference, interval
@@ -33,6 +34,8 @@ class Report:
 
     Attributes:
         rows: One for each test and seed, with all scores: what ``results.csv`` holds.
+        maps: By the test (:func:`~.cells.map_key`) and the method, predictions ``(n, H, W)`` uint8
+            of one block of ground.
     """
 
     def __init__(self, results: Sequence[Result], methods: Sequence[str]) -> None:
@@ -54,6 +57,10 @@ class Report:
         self.methods = [name for name in methods if name in set(self.rows['method'])]
         self.seeds = sorted(self.rows['seed'].unique())
         self._bootstrap = Bootstrap(block for found in counts for block in found.block)
+        self.maps: dict[str, dict[str, NDArray[Any]]] = {}
+        for result in results:
+            for key, found in result.maps.items():
+                self.maps.setdefault(key, {})[result.rows[0]['method']] = found
 
     def protocols(self) -> list[str]:
         """Names of the protocols."""

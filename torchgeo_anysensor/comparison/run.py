@@ -23,7 +23,7 @@ from .cells import Cell, Result, ground_of, load_result, plain_cell, plan, run_c
 from .figures import draw
 from .learning import Ground, Method, digest
 from .patches import Patches, load_patches, read_patches, save_patches
-from .protocols import Protocol
+from .protocols import Case, Protocol
 from .report import Report
 from .training import Budget
 
@@ -189,6 +189,11 @@ class Job:
         """All cells, and what is left out."""
         c = self.comparison
         return plan(c.methods, c.protocols, c.seeds, list(c.data.scenes.datasets))
+
+    def cases(self) -> list[Case]:
+        """The cases of all protocols."""
+        sensors = list(self.comparison.data.scenes.datasets)
+        return [case for protocol in self.comparison.protocols for case in protocol.cases(sensors)]
 
     def results(self) -> list[Result]:
         """What is finished."""
@@ -378,7 +383,8 @@ def compare(
         its_parser.error(str(error))
     report.rows.to_csv(job.out / 'results.csv', index=False)
     (job.out / 'report.md').write_text(report.text(job.comparison.subjects, job.cells()[1]))
-    draw(report, job.out)
+    test = job.patches(job.comparison.seeds[0])['test']
+    draw(report, job.out, test=test, cases=job.cases(), classes=job.comparison.classes)
     for line in report.verdicts(job.comparison.subjects):
         say(line)
     say(f'Tables and figures: {job.out}')

@@ -197,7 +197,7 @@ class FittedSegmenter(Segmenter):
     def fit(
         self,
         train: Iterable[Labelled],
-        val: Iterable[Labelled],
+        val: Iterable[Labelled] | None = None,
         *,
         max_pixels: int = 50_000,
         penalties: Sequence[float] = PENALTIES,
@@ -206,7 +206,7 @@ class FittedSegmenter(Segmenter):
 
         Args:
             train: Batches to fit: a list or a loader, as they are gone through more than once.
-            val: Batches to choose the penalty by.
+            val: Batches to choose the penalty by; needed if there are several.
             max_pixels: Use at most so many pixels of each, drawn at random.
             penalties: To choose from.
 
@@ -214,7 +214,8 @@ class FittedSegmenter(Segmenter):
             The penalty that was chosen.
         """
         x, y = self._pixels(train, max_pixels)
-        return self.regression.fit(x, y, val=self._pixels(val, max_pixels), penalties=penalties)
+        held_out = None if val is None else self._pixels(val, max_pixels)
+        return self.regression.fit(x, y, val=held_out, penalties=penalties)
 
     def _pixels(self, batches: Iterable[Labelled], most: int) -> tuple[Tensor, Tensor]:
         """Features ``(n, F)`` and classes ``(n,)`` of the pixels, or of as many as allowed."""
@@ -325,7 +326,7 @@ class RandomConvolutions(FittedSegmenter):
     def fit(
         self,
         train: Iterable[Labelled],
-        val: Iterable[Labelled],
+        val: Iterable[Labelled] | None = None,
         *,
         max_pixels: int = 50_000,
         penalties: Sequence[float] = PENALTIES,
