@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from torchgeo_anysensor.models import anysensor_vit_tiny, encode
-from torchgeo_anysensor.models.ground import cell_grid, cut, fill_invalid, pixels_per_cell
+from torchgeo_anysensor.models.ground import cell_grid, cut, fill_invalid, pixels_per_cell, place
 
 
 def repeat(view, k):
@@ -125,3 +125,50 @@ def test_views_of_other_ground_raise(encoder, make_view):
         encode(encoder, views)
     with pytest.raises(ValueError, match='share their ground'):
         encoder(views)
+
+
+def off(view, *, east, north):
+    """The same numbers, measured so many metres east and north of the patch, by row."""
+    return {**view, 'dx': torch.tensor(east), 'dy': torch.tensor(north)}
+
+
+@pytest.mark.parametrize(
+    ('east', 'north'), [(15.0, 0.0), (0.0, -15.0), (-20.0, 10.0), (30.0, 60.0)]
+)
+def test_pixels_are_read_where_they_lie(encoder, make_view, east, north):
+    """A view of 30 m off its patch is one of 5 m whose pixels are moved, its lost ones unknown."""
+    coarse = make_view(size=(6, 8), res=30.0)
+    fine = repeat(coarse, 6)
+    right, up = int(east / 5), int(north / 5)
+    moved = {key: fine[key].roll((-up, right), dims=(-2, -1)) for key in ('image', 'valid')}
+    rows, cols = torch.arange(36)[:, None] + up, torch.arange(48) - right
+    moved['valid'] = moved['valid'] & (rows >= 0) & (rows < 36) & (cols >= 0) & (cols < 48)
+    expected = encode(encoder, {**fine, **moved})
+    actual = encode(encoder, off(coarse, east=[east] * 2, north=[north] * 2))
+    assert torch.equal(actual.valid, expected.valid)
+    assert_close(actual.tokens, expected.tokens, atol=2e-5, rtol=0)
+    assert (encode(encoder, coarse).tokens - actual.tokens).abs().max() > 1e-2
+
+
+def test_rows_may_lie_apart(encoder, make_view):
+    view = make_view(size=(6, 8), res=30.0)
+    both = encode(encoder, off(view, east=[15.0, -10.0], north=[0.0, 15.0]))
+    for row, (east, north) in enumerate([(15.0, 0.0), (-10.0, 15.0)]):
+        alone = encode(encoder, off(view, east=[east] * 2, north=[north] * 2))
+        assert_close(both.tokens[row], alone.tokens[row], atol=2e-5, rtol=0)
+
+
+def test_any_offset_is_placed_to_a_part_of_a_pixel(make_view):
+    view = off(make_view(size=(4, 4), res=30.0), east=[7.3, 7.3], north=[0.0, 0.0])
+    image, valid, res = place(view['image'], view['valid'], res=30.0, dx=view['dx'], dy=view['dy'])
+    assert res == 30 / 16
+    assert image.shape[-2:] == (64, 64)
+    first = valid[0, 0].nonzero()[0]
+    assert abs(float(first) * res - 7.3) <= res / 2
+    assert torch.equal(image[0, 0, 0, first], view['image'][0, 0, 0, :1])
+
+
+def test_no_offset_changes_nothing(make_view):
+    view = make_view()
+    image, valid, res = place(view['image'], view['valid'], res=10.0, dx=view['dx'], dy=view['dy'])
+    assert (image is view['image'], valid is view['valid'], res) == (True, True, 10.0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..types import SensorSample
 from .base import Features, SensorEncoder
-from .ground import cut
+from .ground import cut, place
 from .spectral import BandCode, FiLM, SpatialBasis, SpectralAttention, standardise
 from .trunk import Trunk, cell_centres
 
@@ -24,9 +24,8 @@ class AnySensorViT(SensorEncoder):
     Each band of each grid becomes a token at each ground cell, from its own pixels at their own
     resolution. At each cell, a few latents attend to the set of all band tokens, of all grids and
     all sensors; a vision transformer follows. Nothing in it depends on the number of bands, their
-    order, the pixel size or the size of the patch.
-
-    The offsets ``dx`` and ``dy`` of a view are ignored for now.
+    order, the pixel size or the size of the patch. Pixels are read where they lie: a view may be
+    off the patch by ``dx`` and ``dy``.
     """
 
     def __init__(
@@ -90,7 +89,10 @@ class AnySensorViT(SensorEncoder):
         Raises:
             ValueError: If the patch is not a whole number of cells.
         """
-        cells = cut(view['image'], view['valid'], res=float(view['res']), token_m=token_m)
+        image, valid, res = place(
+            view['image'], view['valid'], res=float(view['res']), dx=view['dx'], dy=view['dy']
+        )
+        cells = cut(image, valid, res=res, token_m=token_m)
         # One cell axis less than an image has: (B, N, C, p, p) needs facts of (1 | B, 1, C)
         wavelength = view['wavelength'].unsqueeze(-2)
         y = self.basis(standardise(cells.pixels, wavelength))  # (B, N, C, d)

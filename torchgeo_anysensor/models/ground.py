@@ -97,6 +97,48 @@ def fill_invalid(pixels: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, pixels, pixels.sum(dim=(-2, -1), keepdim=True) / count)
 
 
+def place(
+    image: Tensor, valid: Tensor, *, res: float, dx: Tensor, dy: Tensor
+) -> tuple[Tensor, Tensor, float]:
+    """Move the pixels of a view to where they lie in the patch.
+
+    Pixels are first repeated so often that the offset is a whole number of parts, if need be
+    rounded to 1/16 of a pixel. What comes to lie outside of the patch is lost; nothing is valid
+    where nothing comes from.
+
+    Args:
+        image: ``(B, C, H, W)``.
+        valid: ``(B, H, W)`` bool.
+        res: Pixel size in metres.
+        dx: ``(B,)`` metres by which the view lies east of the patch.
+        dy: ``(B,)`` metres by which it lies north.
+
+    Returns:
+        Image and valid of the parts, and their size in metres; what was given if nothing moves.
+    """
+    offset = torch.stack([-dy, dx]).double() / res  # (2, B) pixels south and east
+    parts = range(1, MAX_REPEATS + 1)
+    if bool((offset.abs() < 1e-3).all()):
+        return image, valid, res
+    whole = (k for k in parts if bool(((k * offset).round() - k * offset).abs().max() < 1e-3))
+    k = next(whole, MAX_REPEATS)
+    image, valid = repeat(image, k), repeat(valid, k)
+    source, inside = [], []
+    for moved, size in zip((k * offset).round().long(), valid.shape[-2:]):
+        index = torch.arange(size, device=valid.device) - moved[:, None]  # (B, H) or (B, W)
+        inside.append((index >= 0) & (index < size))
+        source.append(index.clamp(0, size - 1))
+    row = torch.arange(len(image), device=valid.device)[:, None, None]
+    rows, cols = source[0][:, :, None], source[1][:, None]
+    seen = valid[row, rows, cols] & inside[0][:, :, None] & inside[1][:, None]
+    return image.movedim(1, -1)[row, rows, cols].movedim(-1, 1), seen, res / k
+
+
+def repeat(x: Tensor, times: int) -> Tensor:
+    """Repeat pixels ``(..., H, W)`` along both axes."""
+    return x.repeat_interleave(times, dim=-2).repeat_interleave(times, dim=-1) if times > 1 else x
+
+
 def cut(image: Tensor, valid: Tensor, *, res: float, token_m: float) -> Cells:
     """Cut a view into ground cells.
 
@@ -118,11 +160,7 @@ def cut(image: Tensor, valid: Tensor, *, res: float, token_m: float) -> Cells:
     """
     grid = cell_grid((image.shape[-2], image.shape[-1]), res=res, token_m=token_m)
     repeats, p = pixels_per_cell(res, token_m)
-    if repeats > 1:
-        image, valid = (
-            x.repeat_interleave(repeats, dim=-2).repeat_interleave(repeats, dim=-1)
-            for x in (image, valid)
-        )
+    image, valid = repeat(image, repeats), repeat(valid, repeats)
     pixels = rearrange(image, 'b c (h p) (w q) -> b (h w) c p q', p=p, q=p)
     valid = rearrange(valid, 'b (h p) (w q) -> b (h w) p q', p=p, q=p)
     return Cells(fill_invalid(pixels, valid), valid.flatten(-2).any(dim=-1), grid)
