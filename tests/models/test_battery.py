@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from torchgeo_anysensor.models import (
     AnySensorViT,
     Features,
+    PointBandCode,
     anysensor_vit_base,
     anysensor_vit_small,
     anysensor_vit_tiny,
@@ -230,7 +231,7 @@ def test_inputs_stay_as_they_are(encoder, make_view):
 
 def test_init_args_hold_every_argument():
     args = {'embed_dim': 24, 'depth': 1, 'num_heads': 2, 'band_dim': 8, 'latents': 3}
-    args |= {'registers': 2, 'token_m': 30.0}
+    args |= {'registers': 2, 'token_m': 30.0, 'code': PointBandCode}
     encoder = AnySensorViT(**args)
     assert encoder.init_args == args
     AnySensorViT(**encoder.init_args).load_state_dict(encoder.state_dict())

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from torchgeo_anysensor.models.spectral import (
+from torchgeo_anysensor.models.codes import (
     BandCode,
-    SpatialBasis,
-    SpectralAttention,
-    standardise,
+    FourierBandCode,
+    NanometreBandCode,
+    PointBandCode,
     wavelength_features,
 )
+from torchgeo_anysensor.models.spectral import SpatialBasis, SpectralAttention, standardise
 
 
 def repeat(x: torch.Tensor, k: int) -> torch.Tensor:
@@ -143,3 +144,31 @@ def test_attention_ignores_unseen_and_order():
     assert_close(attention(other, seen), expected)
     order = torch.tensor([4, 2, 0, 1, 3])
     assert_close(attention(bands[:, :, order], seen[..., order]), expected)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'sees_width'),
+    [(BandCode, True), (FourierBandCode, True), (NanometreBandCode, False), (PointBandCode, False)],
+)
+def test_what_a_code_tells_apart(kind, sees_width):
+    centre, width = torch.tensor([0.833, 0.833, 0.865]), torch.tensor([0.106, 0.021, 0.021])
+    light = kind(16).light(centre, width)
+    assert light.shape == (3, 128)
+    assert light.abs().max() <= 1
+    assert torch.equal(light[0], light[1]) is not sees_width
+    assert not torch.equal(light[1], light[2])
+
+
+def test_nanometre_code_is_the_position_code_of_a_transformer():
+    light = NanometreBandCode(16).light(torch.tensor([0.66]), torch.tensor([0.03]))[0]
+    for k in (0, 13, 63):
+        phase = 660 / 10_000 ** (2 * k / 128)
+        assert light[k] == pytest.approx(math.sin(phase), abs=1e-3)
+        assert light[64 + k] == pytest.approx(math.cos(phase), abs=1e-3)
+
+
+def test_fourier_code_has_periods_in_nanometres():
+    light = FourierBandCode(16).light(torch.tensor([0.66]), torch.tensor([0.03]))[0]
+    assert light[0] == pytest.approx(math.sin(2 * math.pi * 660 / 100), abs=1e-3)
+    assert light[64] == pytest.approx(math.sin(2 * math.pi * 30 / 1), abs=1e-3)
+    assert light[31] == pytest.approx(2 * math.pi * 660 / 1e9, rel=1e-3)

@@ -5,6 +5,7 @@
 
 from .anysensor import AnySensorViT, anysensor_vit_base, anysensor_vit_small, anysensor_vit_tiny
 from .base import Decision, Features, Raster, Segmenter, SensorEncoder, encode, segment, to_grid
+from .codes import BandCode, FourierBandCode, NanometreBandCode, PointBandCode
 from .floors import FittedSegmenter, PixelRegression, RandomConvolutions, SoftmaxRegression
 from .fusion import Attend, Concatenate, DecisionFusion, EarlyFusion, LateFusion, UNet
 from .harmonise import Harmonised, UNetScratch
@@ -14,16 +15,20 @@ from .probe import TokenRegression
 __all__ = [
     'AnySensorViT',
     'Attend',
+    'BandCode',
     'Concatenate',
     'Decision',
     'DecisionFusion',
     'EarlyFusion',
     'Features',
     'FittedSegmenter',
+    'FourierBandCode',
     'Harmonised',
     'LateFusion',
     'LinearHead',
+    'NanometreBandCode',
     'PixelRegression',
+    'PointBandCode',
     'RandomConvolutions',
     'Raster',
     'SMPDecoderHead',

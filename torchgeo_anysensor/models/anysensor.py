@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..types import SensorSample
 from .base import Features, SensorEncoder
+from .codes import BandCode
 from .ground import cut, place
-from .spectral import BandCode, FiLM, SpatialBasis, SpectralAttention, standardise
+from .spectral import FiLM, SpatialBasis, SpectralAttention, standardise
 from .trunk import Trunk, cell_centres
 
 #: Length of the code of a band.
@@ -38,6 +39,7 @@ class AnySensorViT(SensorEncoder):
         latents: int = 4,
         registers: int = 4,
         token_m: float = 60.0,
+        code: type[BandCode] = BandCode,
     ) -> None:
         """Make the encoder.
 
@@ -49,6 +51,7 @@ class AnySensorViT(SensorEncoder):
             latents: Vectors that attend to the bands of a ground cell.
             registers: Tokens of the transformer without a place, beside the class token.
             token_m: Width of a ground token in metres, unless the call says another.
+            code: Class of the band codes.
 
         Raises:
             ValueError: If a token has no width, or the heads do not divide the features.
@@ -64,10 +67,11 @@ class AnySensorViT(SensorEncoder):
             'latents': latents,
             'registers': registers,
             'token_m': token_m,
+            'code': code,
         }
         self.embed_dim = embed_dim
         self.token_m = token_m
-        self.code = BandCode(CODE_DIM)
+        self.code = code(CODE_DIM)
         self.basis = SpatialBasis(band_dim)
         self.film = FiLM(band_dim, code_dim=CODE_DIM)
         self.spectral = SpectralAttention(band_dim, out_dim=embed_dim, latents=latents)

@@ -33,7 +33,7 @@ def describe(module: Any) -> Any:
         kind = type(module)
         return {
             'class_path': f'{kind.__module__}.{kind.__qualname__}',
-            'init_args': dict(init_args),
+            'init_args': {key: describe(value) for key, value in init_args.items()},
         }
     if inspect.isclass(module) or inspect.isfunction(module):
         return {'class_path': f'{module.__module__}.{module.__qualname__}'}
@@ -55,23 +55,37 @@ def build_encoder(description: Mapping[str, Any]) -> SensorEncoder:
         TypeError: If what it names is no encoder.
     """
     path = description['class_path']
+    init_args = {key: _class(value) for key, value in (description.get('init_args') or {}).items()}
+    encoder = _named(path)(**init_args)
+    if not isinstance(encoder, SensorEncoder):
+        raise TypeError(f'{path} makes a {type(encoder).__name__}, not a SensorEncoder')
+    return encoder
+
+
+def _class(value: Any) -> Any:
+    """The class that a description without arguments names; anything else as it is."""
+    named = isinstance(value, Mapping) and value.keys() == {'class_path'}
+    return _named(value['class_path']) if named else value
+
+
+def _named(path: str) -> Any:
+    """What a path in a checkpoint names.
+
+    Raises:
+        ValueError: If it is not in this package, nor in a module that is imported; or not there.
+    """
     module_name, _, name = path.rpartition('.')
     package = __name__.partition('.')[0]
-
     if module_name.partition('.')[0] != package and module_name not in sys.modules:
         raise ValueError(
-            f'the encoder {path} is not part of {package}; import {module_name} first if you '
-            'trust it'
+            f'{path} is not part of {package}; import {module_name} first if you trust it'
         )
     target = getattr(importlib.import_module(module_name), name, None)
     if target is None:
         raise ValueError(
             f'{module_name} has no {name}; was the checkpoint made by a newer version?'
         )
-    encoder = target(**description.get('init_args') or {})
-    if not isinstance(encoder, SensorEncoder):
-        raise TypeError(f'{path} makes a {type(encoder).__name__}, not a SensorEncoder')
-    return encoder
+    return target
 
 
 def load_encoder(path: str | Path) -> SensorEncoder:
