@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from torchgeo_anysensor.models import anysensor_vit_tiny, encode
-from torchgeo_anysensor.models.ground import cell_grid, cut, fill_invalid, pixels_per_cell, place
+from torchgeo_anysensor.models.ground import cell_grid, cut, pixels_per_cell, place
 
 
 def repeat(view, k):
@@ -74,15 +74,12 @@ def test_cut_keeps_pixels_in_place():
     assert_close(fourth, image[0, :, 3:6, 3:6])
 
 
-def test_fill_is_the_mean_of_the_valid_pixels_of_the_band():
-    pixels = torch.tensor([[1.0, 3.0], [math.nan, math.inf]]).expand(1, 2, 3, 2, 2).clone()
-    pixels[:, :, 1] *= 10
-    valid = torch.tensor([[True, True], [False, False]]).expand(1, 2, 2, 2).clone()
-    valid[0, 1] = False
-    filled = fill_invalid(pixels, valid)
-    assert_close(filled[0, 0, 0], torch.tensor([[1.0, 3.0], [2.0, 2.0]]))
-    assert_close(filled[0, 0, 1], torch.tensor([[10.0, 30.0], [20.0, 20.0]]))
-    assert not filled[0, 1].any()
+def test_nothing_stays_of_what_is_not_valid():
+    image = torch.tensor([[1.0, 3.0], [math.nan, math.inf]])[None, None]
+    valid = torch.tensor([[True, True], [False, False]])[None]
+    cells = cut(image, valid, res=10, token_m=10)
+    assert cells.pixels.flatten().tolist() == [1.0, 3.0, 0.0, 0.0]
+    assert cells.seen.tolist() == [[True, True, False, False]]
 
 
 @pytest.mark.parametrize(('res', 'size', 'k'), [(60.0, 3, 6), (30.0, 4, 3), (20.0, 6, 2)])

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 from torchgeo_anysensor.models.codes import (
@@ -90,9 +91,22 @@ def test_fine_weights_sum_to_coarse_weights(p, k):
 
 @pytest.mark.parametrize(('p', 'k'), [(1, 16), (2, 3), (4, 4), (6, 5)])
 def test_upsampling_changes_no_projection(p, k):
-    basis, x = SpatialBasis(8), torch.rand(2, 3, 5, p, p)
-    assert basis(x).shape == (2, 3, 5, 8)
-    assert_close(basis(repeat(x, k)), basis(x), atol=1e-5, rtol=0)
+    basis, x, valid = SpatialBasis(8), torch.rand(2, 3, 5, p, p), torch.rand(2, 3, p, p) < 0.7
+    x = torch.where(valid[:, :, None], x, 0)
+    assert basis(x, valid).shape == (2, 3, 5, 8)
+    assert_close(basis(repeat(x, k), repeat(valid, k)), basis(x, valid), atol=1e-5, rtol=0)
+
+
+def test_a_hole_counts_as_the_mean_of_its_cell_and_band():
+    basis, x, valid = SpatialBasis(8), torch.rand(2, 3, 5, 4, 4), torch.rand(2, 3, 4, 4) < 0.7
+    valid[1, 2] = False
+    filled = x.clone()
+    for b, n, c in itertools.product(range(2), range(3), range(5)):
+        good = valid[b, n]
+        filled[b, n, c][~good] = x[b, n, c][good].mean() if good.any() else 0.0
+    expected = F.linear(filled.flatten(-2), basis.weights(4).flatten(-2))
+    actual = basis(torch.where(valid[:, :, None], x, 0), valid)
+    assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
 def test_kernels_match_numerical_integration():
@@ -115,8 +129,10 @@ def test_weights_are_float32_under_autocast():
 def test_projections_have_sane_scale(p):
     torch.manual_seed(0)
     basis = SpatialBasis(256)
-    assert 0.8 < float(basis(torch.ones(p, p)).detach().std()) < 1.2  # the mean passes
-    noise = float(basis(torch.randn(64, p, p)).detach().std())
+    whole = torch.ones(1, 64, p, p, dtype=torch.bool)
+    flat = basis(torch.ones(1, 64, 1, p, p), whole)
+    assert 0.8 < float(flat.detach().std()) < 1.2  # the mean passes
+    noise = float(basis(torch.randn(1, 64, 1, p, p), whole).detach().std())
     assert 0.15 < noise < 1.2
 
 

@@ -93,13 +93,12 @@ class AnySensorViT(SensorEncoder):
         Raises:
             ValueError: If the patch is not a whole number of cells.
         """
-        image, valid, res = place(
-            view['image'], view['valid'], res=float(view['res']), dx=view['dx'], dy=view['dy']
+        pixels = standardise(view['image'], view['wavelength'])
+        pixels, valid, res = place(
+            pixels, view['valid'], res=float(view['res']), dx=view['dx'], dy=view['dy']
         )
-        cells = cut(image, valid, res=res, token_m=token_m)
-        # One cell axis less than an image has: (B, N, C, p, p) needs facts of (1 | B, 1, C)
-        wavelength = view['wavelength'].unsqueeze(-2)
-        y = self.basis(standardise(cells.pixels, wavelength))  # (B, N, C, d)
+        cells = cut(pixels, valid, res=res, token_m=token_m)
+        y = self.basis(cells.pixels, cells.valid)  # (B, N, C, d)
         code = self.code(view['wavelength'], view['bandwidth'], view['gsd'])
         seen = cells.seen[..., None].expand(y.shape[:-1])
         return self.film(y, code), seen, cells.grid

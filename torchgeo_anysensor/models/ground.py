@@ -19,9 +19,14 @@ MAX_REPEATS = 16
 class Cells(NamedTuple):
     """The pixels of a view, sorted by ground cell."""
 
-    pixels: Tensor  #: ``(B, N, C, p, p)``, finite: pixels that are not valid are filled
-    seen: Tensor  #: ``(B, N)`` bool: the cell has at least one valid pixel
+    pixels: Tensor  #: ``(B, N, C, p, p)``, 0 where not valid
+    valid: Tensor  #: ``(B, N, p, p)`` bool
     grid: tuple[int, int]  #: rows and columns of the cells
+
+    @property
+    def seen(self) -> Tensor:
+        """``(B, N)`` bool: the cell has at least one valid pixel."""
+        return self.valid.flatten(-2).any(dim=-1)
 
 
 def _whole(ratio: float) -> int:
@@ -81,22 +86,6 @@ def cell_grid(shape: tuple[int, int], *, res: float, token_m: float) -> tuple[in
     return rows, cols
 
 
-def fill_invalid(pixels: Tensor, valid: Tensor) -> Tensor:
-    """Replace pixels that are not valid by the mean of the valid ones of their cell and band.
-
-    Args:
-        pixels: ``(B, N, C, p, p)``; anything, NaN too, where not valid.
-        valid: ``(B, N, p, p)`` bool.
-
-    Returns:
-        ``(B, N, C, p, p)``; 0 in cells without a valid pixel.
-    """
-    valid = valid.unsqueeze(2)  # (B, N, 1, p, p)
-    pixels = torch.where(valid, pixels, 0.0)
-    count = valid.sum(dim=(-2, -1), keepdim=True).clamp(min=1)
-    return torch.where(valid, pixels, pixels.sum(dim=(-2, -1), keepdim=True) / count)
-
-
 def place(
     image: Tensor, valid: Tensor, *, res: float, dx: Tensor, dy: Tensor
 ) -> tuple[Tensor, Tensor, float]:
@@ -142,7 +131,7 @@ def repeat(x: Tensor, times: int) -> Tensor:
 def cut(image: Tensor, valid: Tensor, *, res: float, token_m: float) -> Cells:
     """Cut a view into ground cells.
 
-    Pixels that do not divide a cell are first repeated until they do. Area integration
+    Nothing stays of the values of pixels that are not valid. Pixels that do not divide a cell are first repeated until they do. Area integration
     (:class:`~torchgeo_anysensor.models.spectral.SpatialBasis`) does not notice.
 
     Args:
@@ -160,7 +149,8 @@ def cut(image: Tensor, valid: Tensor, *, res: float, token_m: float) -> Cells:
     """
     grid = cell_grid((image.shape[-2], image.shape[-1]), res=res, token_m=token_m)
     repeats, p = pixels_per_cell(res, token_m)
+    image = image.masked_fill(~valid.unsqueeze(1), 0.0)
     image, valid = repeat(image, repeats), repeat(valid, repeats)
     pixels = rearrange(image, 'b c (h p) (w q) -> b (h w) c p q', p=p, q=p)
     valid = rearrange(valid, 'b (h p) (w q) -> b (h w) p q', p=p, q=p)
-    return Cells(fill_invalid(pixels, valid), valid.flatten(-2).any(dim=-1), grid)
+    return Cells(pixels, valid, grid)

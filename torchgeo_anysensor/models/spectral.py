@@ -31,7 +31,7 @@ def standardise(image: Tensor, wavelength: Tensor) -> Tensor:
     thermal = is_thermal(wavelength)[..., None, None]
     centre = torch.where(thermal, 290.0, 0.2)
     spread = torch.where(thermal, 20.0, 0.2)
-    return (image - centre) / spread
+    return (image - centre).div_(spread)
 
 
 class SpatialBasis(nn.Module):
@@ -74,17 +74,25 @@ class SpatialBasis(nn.Module):
         with torch.autocast(coef.device.type, enabled=False):
             return self.order * torch.einsum('dab,ai,bj->dij', coef, integral, integral)
 
-    def forward(self, cells: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, valid: Tensor) -> Tensor:
         """Project cells on the kernels.
 
+        A pixel that is not valid counts as the mean of the valid ones of its cell and band.
+
         Args:
-            cells: ``(..., p, p)`` pixels of cells.
+            pixels: ``(B, N, C, p, p)``, 0 where not valid.
+            valid: ``(B, N, p, p)`` bool.
 
         Returns:
-            ``(..., dim)``.
+            ``(B, N, C, dim)``; 0 for cells without a valid pixel.
         """
-        weights = self.weights(cells.shape[-1])
-        return F.linear(cells.flatten(-2), weights.flatten(-2))
+        weights = self.weights(pixels.shape[-1]).flatten(-2)
+        projected = F.linear(pixels.flatten(-2), weights)
+        # The kernels are linear: what is missing is the mean times what they give for the holes
+        holes = F.linear((~valid).flatten(-2).to(weights.dtype), weights).unsqueeze(-2)
+        count = valid.sum(dim=(-2, -1)).clamp(min=1)[..., None, None]  # (B, N, 1, 1)
+        mean = pixels.sum(dim=(-2, -1)).unsqueeze(-1) / count  # (B, N, C, 1)
+        return torch.addcmul(projected, mean.to(projected.dtype), holes.to(projected.dtype))
 
 
 class FiLM(nn.Module):
@@ -98,8 +106,7 @@ class FiLM(nn.Module):
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """Modulate ``x`` ``(B, N, C, d)`` by ``code`` ``(C, code_dim)`` or ``(B, C, code_dim)``."""
         gamma, beta = self.linear(code).unsqueeze(-3).chunk(2, dim=-1)  # ([B,] 1, C, d) each
-        modulated: Tensor = x * (1 + gamma) + beta
-        return modulated
+        return torch.addcmul(beta.to(x.dtype), x, 1 + gamma.to(x.dtype))
 
 
 class BandBlock(nn.Module):
