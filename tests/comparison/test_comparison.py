@@ -13,14 +13,24 @@ import torch
 from torchgeo_anysensor.comparison import (
     Budget,
     FewLabels,
+    LeaveOut,
     OtherSeason,
     Probe,
+    Regression,
     SensorMatrix,
+    SensorsRemoved,
     difference,
     evaluate,
 )
+from torchgeo_anysensor.comparison.cells import ground_of, plan, run_cell
 from torchgeo_anysensor.comparison.figures import mosaic
-from torchgeo_anysensor.comparison.patches import Patches, check_apart, read_patches
+from torchgeo_anysensor.comparison.patches import (
+    Patches,
+    check_apart,
+    check_labels,
+    read_patches,
+    take_rows,
+)
 from torchgeo_anysensor.comparison.protocols import Condition
 from torchgeo_anysensor.comparison.scores import (
     BINS,
@@ -157,6 +167,8 @@ def test_seasons_and_few_labels_choose_what_they_say(data):
     assert spring.time.max() < summer.time.min()
     assert len(spring) + len(summer) == len(train)
     assert [c.train.labels for c in FewLabels(S2).cases([S2, L8])] == [0.01, 0.1, 1.0]
+    names = [c.name for c in FewLabels(S2, fractions=(0.001, 0.004, 0.015)).cases([S2])]
+    assert names == ['0.1%', '0.4%', '1.5%']
 
 
 def test_missing_weights_are_named():
@@ -217,3 +229,87 @@ def test_maps_lie_as_on_the_ground():
     )
     assert (few[3:, 4:] == -1).all()
     assert (few[:3] == whole[:3].numpy()).all()
+
+
+def without_one(patches, name):
+    """The patches, of which a sensor did not see the first."""
+    batch = patches.batch
+    rows = torch.arange(1, len(patches))
+    seen = take_rows(batch, rows)['sensors'][name]
+    present = {**batch['present'], name: torch.arange(len(patches)) > 0}
+    sensors = {**batch['sensors'], name: seen}
+    return replace(patches, batch={**batch, 'sensors': sensors, 'present': present})
+
+
+@pytest.mark.parametrize(
+    'method',
+    [
+        Regression({'class_path': 'torchgeo_anysensor.models.PixelRegression'}),
+        Regression({'class_path': 'torchgeo_anysensor.models.PixelRegression'}, all_bands=True),
+        Probe(Spectrum()),
+    ],
+    ids=['common bands', 'all bands', 'tokens'],
+)
+def test_a_sensor_may_be_absent(method, data, tmp_path):
+    """As in any batch: the rows of a sensor are those of the samples that it saw."""
+    protocol = SensorsRemoved([S2, L8])
+    cells, _ = plan({'it': method}, [protocol], [0], [S2, L8])
+    splits = {name: without_one(p, L8) for name, p in read_patches(data, data.split).items()}
+    ground = ground_of(cells[0], splits, classes=CLASSES, budget=Budget(trials=1), keep=tmp_path)
+    rows = run_cell(cells[0], method, ground, splits['test']).rows
+    assert len(rows) == 3
+    assert rows[0]['miou'] > 0.2
+
+
+def test_few_labels_are_drawn_where_there_are_labels(data):
+    train = read_patches(data, data.split)['train']
+    corners = torch.unique(train.bounds[:, :2], dim=0)
+    one = (train.bounds[:, :2] == corners[0]).all(dim=1)
+    sparse = train.label_only(one[:, None, None].expand_as(train.batch['mask']))
+    for seed in range(6):
+        chosen = Condition((S2,), labels=0.1)(sparse, seed=seed)
+        assert (chosen.bounds[:, :2] == corners[0]).all()
+
+
+def test_labels_of_no_class_are_named(data):
+    splits = read_patches(data, data.split)
+    check_labels(splits, 9)
+    with pytest.raises(ValueError, match=r'labels \[.*8\], and there are 8 classes'):
+        check_labels(splits, 8)
+
+
+def test_what_is_left_out_is_not_trained_with():
+    cases = LeaveOut([S2, 'hls_s30'], [L8]).cases([S2, L8, 'hls_s30'])
+    assert [case.train.sensors for case in cases] == [(S2,), ('hls_s30',)]
+    assert all(L8 not in case.pretrain.sensors for case in cases)
+    with pytest.raises(ValueError, match='to be trained with and left out'):
+        LeaveOut([S2], [S2]).cases([S2, L8])
+
+
+def test_what_a_method_lacks_leaves_it_out():
+    (case,) = LeaveOut([S2], [L8], without_um=[(1.5, 2.3)]).cases([S2, L8])
+    regression = Regression({'class_path': 'torchgeo_anysensor.models.PixelRegression'})
+    assert 'needs swir16, swir22' in regression.cannot(case, case.tests[0])
+    objective = {'class_path': 'torchgeo_anysensor.tasks.CrossSensorContrastive'}
+    assert 'one sensor alone' in Probe(Spectrum(), objective=objective).cannot(case, case.tests[0])
+
+
+def test_hyper_parameters_are_chosen_on_the_ground_of_the_training(data, tmp_path):
+    """Not on dates, places or labels that the training may not see."""
+
+    class Spy(Probe):
+        def learn(self, ground):
+            seen.append((ground.train.time.max(), ground.val.time.max()))
+            return super().learn(ground)
+
+    seen = []
+    spring, summer = ('2023-05-01', '2023-05-31'), ('2023-07-01', '2023-07-31')
+    table(Spy(Spectrum()), data, OtherSeason(S2, spring, summer), seeds=[0])
+    last = data_time('2023-06-01')
+    assert seen
+    assert all(float(time) < last for times in seen for time in times)
+
+
+def data_time(day):
+    """Seconds since 1970."""
+    return np.datetime64(day, 's').astype(int)

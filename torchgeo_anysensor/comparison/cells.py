@@ -145,24 +145,20 @@ def ground_of(
     )
 
 
-def run_cell(
-    cell: Cell, method: Method, ground: Ground, test: Patches, *, choice: float, maps: bool = False
-) -> Result:
-    """Train once and take all tests.
+def run_cell(cell: Cell, method: Method, ground: Ground, test: Patches) -> Result:
+    """Choose the hyper-parameter, train once and take all tests.
 
     Args:
         cell: What to do.
         method: Its method.
         ground: What the method may learn from.
         test: Patches of the test split.
-        choice: The hyper-parameter.
-        maps: Keep the predictions of one block of ground.
 
     Returns:
         What was found.
     """
     start = time.perf_counter()
-    fitted = method.fit(ground, choice)
+    fitted, choice = method.learn(ground)
     seconds = time.perf_counter() - start
     rows, counts, drawn = [], [], {}
     known: dict[str, torch.Tensor] = {}  # of one condition, tests differ in the pixels that count
@@ -189,9 +185,8 @@ def run_cell(
                 'choice': choice,
             }
         )
-        if maps:
-            chosen = known[key][shown(patches)].argmax(dim=1)
-            drawn[map_key(case, one)] = chosen.to(torch.uint8).numpy()
+        chosen = known[key][shown(patches)].argmax(dim=1)
+        drawn[map_key(case, one)] = chosen.to(torch.uint8).numpy()
     return Result(rows, counts, drawn)
 
 

@@ -15,7 +15,7 @@ from ..models import SensorEncoder
 from .cells import ground_of, plan, run_cell
 from .learning import Method
 from .methods import Probe
-from .patches import read_patches
+from .patches import check_labels, read_patches
 from .protocols import Protocol
 from .scores import Bootstrap, Counts, interval
 from .training import Budget
@@ -61,6 +61,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as keep:
         for seed in seeds:
             patches = read_patches(datamodule, replace(datamodule.split, seed=seed))
+            check_labels(patches, len(classes))
             for cell in cells:
                 if cell.seed != seed:
                     continue
@@ -72,9 +73,7 @@ def evaluate(
                     keep=Path(keep),
                     transforms=datamodule.train_transforms,
                 )
-                tried = method.tune(ground)
-                choice = max(tried, key=lambda c: tried[c])
-                result = run_cell(cell, method, ground, patches['test'], choice=choice)
+                result = run_cell(cell, method, ground, patches['test'])
                 rows += result.rows
                 for row, found in zip(result.rows, result.counts):
                     counts.setdefault((row['case'], row['test']), []).append(found)

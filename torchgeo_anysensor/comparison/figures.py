@@ -39,7 +39,7 @@ def draw(
         report: What is drawn.
         folder: Gets ``PROTOCOL.png``, ``PROTOCOL-maps.png``, and ``PROTOCOL-heat.png`` for a
             matrix.
-        test: Patches of the test split of the first seed, whose maps were kept.
+        test: Patches of the test split of the report's first seed.
         cases: Of all protocols.
         classes: Names of the classes.
     """
@@ -104,7 +104,8 @@ def bars(report: Report, protocol: str) -> Figure:
 def heat_maps(report: Report, protocol: str) -> Figure:
     """Train sensor x test sensor of each method that reads another sensor."""
     found = {method: heat(report, protocol, method) for method in report.methods}
-    found = {m: (n, v) for m, (n, v) in found.items() if np.isfinite(v).sum() > len(n)}
+    whole = {m: (n, v) for m, (n, v) in found.items() if np.isfinite(v).sum() > len(n)}
+    found = whole or found
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
     figure, axes = plt.subplots(

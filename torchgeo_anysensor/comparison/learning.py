@@ -22,6 +22,7 @@ from ..models import FittedSegmenter, Segmenter
 from ..models.floors import Labelled
 from ..models.pretrained import describe
 from ..tasks import MapTask, Segmentation
+from ..tasks.base import sensor_views
 from ..tasks.segmentation import seen_labels
 from ..types import IGNORE_INDEX
 from .patches import Patches
@@ -118,25 +119,31 @@ class Method(ABC):
         """Learn without labels, if the method does so, and keep it."""
         return
 
-    def tune(self, ground: Ground) -> dict[float, float]:
-        """Try hyper-parameters.
+    def learn(self, ground: Ground) -> tuple[Fitted, float]:
+        """Choose the hyper-parameter by mIoU on validation ground, then train.
 
         Args:
-            ground: Its budget says how many.
+            ground: What to learn from; its budget says how many choices are tried.
 
         Returns:
-            The mIoU on validation ground of each; of regressions, of the best alone.
+            The trained model and the choice.
         """
-        steps = ground.budget.trial_steps or ground.budget.steps
-        trial = replace(ground, budget=replace(ground.budget, steps=steps))
-        return {
-            choice: validate(self.fit(trial, choice).task, ground)
-            for choice in self.tried(ground.budget)
-        }
+        choices = self.tried(ground.budget)
+        choice = choices[0]
+        if len(choices) > 1:
+            steps = ground.budget.trial_steps or ground.budget.steps
+            trial = replace(ground, budget=replace(ground.budget, steps=steps))
+            found = {choice: validate(self.fit(trial, choice).task, ground) for choice in choices}
+            choice = max(found, key=lambda tried: found[tried])
+        return self.fit(ground, choice), choice
 
     def tried(self, budget: Budget) -> Sequence[float]:
         """The first of the choices, as many as the budget allows."""
         return self.choices[: budget.trials]
+
+    def weights(self) -> str | None:
+        """Digest of the file of weights that the method starts from, if it does."""
+        return None
 
     @abstractmethod
     def fit(self, ground: Ground, choice: float) -> Fitted:
@@ -209,32 +216,32 @@ def train_task(task: MapTask, ground: Ground) -> Spent:
     return train(task, patches, ground.budget, seed=ground.seed, transforms=ground.transforms)
 
 
-def fit_segmenter(segmenter: FittedSegmenter, ground: Ground, *, penalty: float) -> Fitted:
-    """Fit a regression."""
-    task = Segmentation(segmenter, list(ground.classes), train_sensors=ground.case.train.sensors)
-    start = time.perf_counter()
-    segmenter.fit(_pairs(ground.train, ground), max_pixels=_MAX_PIXELS, penalties=[penalty])
-    return Fitted(task, Spent(seconds=time.perf_counter() - start))
+def fit_segmenter(
+    segmenter: FittedSegmenter, ground: Ground, *, penalties: Sequence[float]
+) -> tuple[Fitted, float]:
+    """Fit a regression to features that are made once.
 
-
-def tune_segmenter(
-    segmenter: FittedSegmenter, ground: Ground, penalties: Sequence[float]
-) -> dict[float, float]:
-    """Try penalties of a regression on features that are made once; see :meth:`Method.tune`.
+    Args:
+        segmenter: The regression.
+        ground: What to learn from.
+        penalties: To choose from, by the cross entropy on validation ground.
 
     Returns:
-        The penalty with the least cross entropy on validation ground, and its mIoU there.
+        The regression and its penalty.
     """
+    start = time.perf_counter()
+    train = _pairs(ground.train, ground)
+    val = _pairs(ground.val, ground) if len(penalties) > 1 else None
+    best = segmenter.fit(train, val, max_pixels=_MAX_PIXELS, penalties=penalties)
     task = Segmentation(segmenter, list(ground.classes), train_sensors=ground.case.train.sensors)
-    pairs = [_pairs(patches, ground) for patches in (ground.train, ground.val)]
-    best = segmenter.fit(*pairs, max_pixels=_MAX_PIXELS, penalties=penalties)
-    return {best: validate(task, ground)}
+    return Fitted(task, Spent(seconds=time.perf_counter() - start)), best
 
 
 def _pairs(patches: Patches, ground: Ground) -> list[Labelled]:
     """Batches for :meth:`FittedSegmenter.fit`."""
-    few = _some(labelled(patches), ground.seed)
-    return [(batch['sensors'], batch['mask']) for batch in few.batches(64)]
+    few, sensors = _some(labelled(patches), ground.seed), ground.case.train.sensors
+    batches = few.batches(64)
+    return [(sensor_views(b['sensors'], b['present'], sensors), b['mask']) for b in batches]
 
 
 def _some(patches: Patches, seed: int) -> Patches:

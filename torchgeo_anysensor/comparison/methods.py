@@ -4,6 +4,7 @@
 """Ways from labelled patches to a model that makes maps."""
 
 import copy
+import hashlib
 import inspect
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from ..models import FittedSegmenter, SensorEncoder, SMPDecoderHead, TokenRegression
+from ..models.harmonise import COMMON_BANDS_UM
 from ..models.pretrained import describe, load_encoder
 from ..tasks import (
     CrossSensorContrastive,
@@ -37,10 +39,9 @@ from .learning import (
     plain,
     train_segmenter,
     train_task,
-    tune_segmenter,
 )
 from .protocols import Case, Condition, Test
-from .training import Budget, Spent, train
+from .training import Budget, Spent, default_precision, train
 
 
 class Trained(Method):
@@ -76,7 +77,7 @@ class Trained(Method):
             return f'needs {self.min_sensors} sensors to train with'
         if self.needs_bands:
             return _other_bands(case.train, test.condition)
-        return None
+        return _no_common_bands(case.train, test.condition)
 
     def fit(self, ground: Ground, choice: float) -> Fitted:
         """Train; see :meth:`Method.fit`."""
@@ -115,15 +116,18 @@ class Regression(Method):
 
     def cannot(self, case: Case, test: Test) -> str | None:
         """With all bands, it reads the bands that it was fitted to."""
-        return _other_bands(case.train, test.condition) if self.all_bands else None
+        if self.all_bands:
+            return _other_bands(case.train, test.condition)
+        return _no_common_bands(case.train, test.condition)
 
-    def tune(self, ground: Ground) -> dict[float, float]:
-        """Try penalties; see :func:`tune_segmenter`."""
-        return tune_segmenter(self._segmenter(ground), ground, self.tried(ground.budget))
+    def learn(self, ground: Ground) -> tuple[Fitted, float]:
+        """Choose the penalty and fit; see :func:`fit_segmenter`."""
+        penalties = self.tried(ground.budget)
+        return fit_segmenter(self._segmenter(ground), ground, penalties=penalties)
 
     def fit(self, ground: Ground, choice: float) -> Fitted:
         """Fit; see :meth:`Method.fit`."""
-        return fit_segmenter(self._segmenter(ground), ground, penalty=choice)
+        return fit_segmenter(self._segmenter(ground), ground, penalties=[choice])[0]
 
     def _segmenter(self, ground: Ground) -> FittedSegmenter:
         """Make the segmenter."""
@@ -178,38 +182,52 @@ class Probe(Method):
             return f'no weights at {self.encoder}'
         return None
 
+    def cannot(self, case: Case, test: Test) -> str | None:
+        """A contrast of sensors needs two."""
+        if self.objective is not None and len(case.pretrain.sensors) < 2:
+            return 'has one sensor alone to pretrain with'
+        return None
+
     def prepared(self, case: Case, budget: Budget, seed: int) -> str | None:
         """Name the file of the pretrained encoder; see :meth:`Method.prepared`."""
         if self.objective is None:
             return None
         known = isinstance(self.encoder, str | Mapping)
         encoder = self.encoder if known else describe(self.encoder)
-        return _name([encoder, self.objective], case, budget, seed)
+        return _name([encoder, self.weights(), self.objective], case, budget, seed)
 
     def prepare(self, ground: Ground) -> None:
         """Pretrain the encoder; see :meth:`Method.prepare`."""
         if self.objective is not None:
             self._pretrained(ground)
 
-    def tune(self, ground: Ground) -> dict[float, float]:
-        """Try penalties or learning rates; see :meth:`Method.tune`."""
-        if self.readout != 'linear':
-            return super().tune(ground)
-        encoder, _ = self._pretrained(ground)
-        penalties = self.tried(ground.budget)
-        return tune_segmenter(self._regression(encoder, ground), ground, penalties)
+    def weights(self) -> str | None:
+        """Digest of the checkpoint; see :meth:`Method.weights`."""
+        if not isinstance(self.encoder, str):
+            return None
+        return hashlib.sha256(Path(self.encoder).read_bytes()).hexdigest()
 
-    def _regression(self, encoder: SensorEncoder, ground: Ground) -> TokenRegression:
-        """A regression on tokens, not yet fitted."""
-        return TokenRegression(encoder, len(ground.classes), token_m=self.token_m, seed=ground.seed)
+    def learn(self, ground: Ground) -> tuple[Fitted, float]:
+        """Choose the penalty or the learning rate, and read the encoder out."""
+        if self.readout != 'linear':
+            return super().learn(ground)
+        return self._regression(ground, self.tried(ground.budget))
+
+    def _regression(self, ground: Ground, penalties: Sequence[float]) -> tuple[Fitted, float]:
+        """Fit a regression to the tokens."""
+        encoder, pretraining = self._pretrained(ground)
+        segmenter = TokenRegression(
+            encoder, len(ground.classes), token_m=self.token_m, seed=ground.seed
+        )
+        fitted, best = fit_segmenter(segmenter, ground, penalties=penalties)
+        return Fitted(fitted.task, fitted.spent, pretraining), best
 
     def fit(self, ground: Ground, choice: float) -> Fitted:
         """Read the encoder out; see :meth:`Method.fit`."""
+        if self.readout == 'linear':
+            return self._regression(ground, [choice])[0]
         encoder, pretraining = self._pretrained(ground)
         torch.manual_seed(ground.seed)
-        if self.readout == 'linear':
-            fitted = fit_segmenter(self._regression(encoder, ground), ground, penalty=choice)
-            return Fitted(fitted.task, fitted.spent, pretraining)
         task = SegmentationProbe(
             encoder,
             list(ground.classes),
@@ -340,7 +358,8 @@ def _train_unlabelled(
 
 def _name(what: Any, case: Case, budget: Budget, seed: int) -> str:
     """File name of what is trained without labels."""
-    spend = budget.pretrain_steps, budget.pretrain_batch_size, budget.precision
+    precision = budget.precision or default_precision()
+    spend = budget.pretrain_steps, budget.pretrain_batch_size, precision
     return f'{digest(what, case.pretrain, spend, seed)}.ckpt'
 
 
@@ -355,6 +374,14 @@ def _other_bands(train: Condition, test: Condition) -> str | None:
         return f'was not trained with {", ".join(other)}'
     if test.without_um != train.without_um:
         return 'was trained with other bands'
+    return None
+
+
+def _no_common_bands(*conditions: Condition) -> str | None:
+    """Why a model on the common bands cannot read a condition, if so."""
+    for low, high in (hidden for condition in conditions for hidden in condition.without_um):
+        if gone := [name for name, um in COMMON_BANDS_UM.items() if low <= um <= high]:
+            return f'needs {", ".join(gone)}, which is hidden'
     return None
 
 

@@ -260,6 +260,25 @@ def check_apart(splits: Mapping[str, Patches]) -> None:
                 )
 
 
+def check_labels(splits: Mapping[str, Patches], num_classes: int) -> None:
+    """Raise if there are labels of no class.
+
+    Args:
+        splits: Patches by the name of their split.
+        num_classes: Number of classes.
+
+    Raises:
+        ValueError: If so.
+    """
+    for name, patches in splits.items():
+        found = torch.unique(patches.batch['mask']).tolist()
+        if wrong := [c for c in found if c != IGNORE_INDEX and not 0 <= c < num_classes]:
+            raise ValueError(
+                f'{name} has labels {wrong}, and there are {num_classes} classes: give the label '
+                'dataset classes that map its codes to 0, 1, ..., and a name for each'
+            )
+
+
 def _squares(patches: Patches) -> np.ndarray:
     """Ground of all views of each patch, at least."""
     off = max(

@@ -67,9 +67,11 @@ class Condition:
             keep &= torch.isin(patches.place, torch.tensor(self.places))
         if self.labels < 1:
             _, position = torch.unique(patches.bounds[:, :2].round(), dim=0, return_inverse=True)
-            count = int(position.max()) + 1
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-            keep &= torch.isin(position, order[: math.ceil(self.labels * count)])
+            there = (patches.batch['mask'] != IGNORE_INDEX).flatten(1).any(dim=1)
+            places = position[there].unique()
+            order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
+            few = places[order[: math.ceil(self.labels * len(places))]]
+            keep &= torch.isin(position, few)
         if not bool(keep.any()):
             raise ValueError(f'no patch is left of {len(patches)} by {self}')
         chosen = patches if bool(keep.all()) else patches.take(keep)
@@ -187,7 +189,7 @@ class LeaveOut(Protocol):
     """Sensors and bands that neither pretraining nor training has seen.
 
     Attributes:
-        train: Sensors to train with, one after the other in turn.
+        train: Sensors to train with, each by itself.
         left_out: Sensors to test with.
         without_um: Ranges of wavelengths that training does not see.
         name: For the table.
@@ -199,19 +201,27 @@ class LeaveOut(Protocol):
     name: str = 'left out'
 
     def cases(self, sensors: Sequence[str]) -> list[Case]:
-        """One training; see :meth:`Protocol.cases`."""
+        """One training for each sensor of *train*; see :meth:`Protocol.cases`.
+
+        Raises:
+            ValueError: If a sensor is to be trained with and left out.
+        """
+        if both := set(self.train) & set(self.left_out):
+            raise ValueError(f'{sorted(both)} are to be trained with and left out')
+        return [self._case(one, sensors) for one in self.train]
+
+    def _case(self, one: str, sensors: Sequence[str]) -> Case:
+        """The training with one sensor."""
         hidden = tuple((low, high) for low, high in self.without_um)
-        seen = [name for name in sensors if name not in self.left_out]
-        first = self.train[0]
-        train = Condition((first,), without_um=hidden)
+        train = Condition((one,), without_um=hidden)
         tests = [
-            Test(f'{first}, bands it trained with', train, 'bands seen'),
-            Test(f'{first}, with bands never seen', Condition((first,)), 'bands never seen'),
+            Test(f'{one}, bands it trained with', train, 'bands seen'),
+            Test(f'{one}, with bands never seen', Condition((one,)), 'bands never seen'),
             *(Test(name, Condition((name,)), 'sensor never seen') for name in self.left_out),
         ]
-        pretrain = Condition(tuple(seen), without_um=hidden)
-        seen_by = (first, *self.left_out)
-        return [Case(self.name, f'{first} without bands', train, pretrain, tuple(tests), seen_by)]
+        seen = tuple(name for name in sensors if name not in self.left_out)
+        pretrain, seen_by = Condition(seen, without_um=hidden), (one, *self.left_out)
+        return Case(self.name, f'{one} without bands', train, pretrain, tuple(tests), seen_by)
 
 
 @dataclass(frozen=True)
@@ -257,10 +267,10 @@ class FewLabels(Protocol):
         return [
             Case(
                 self.name,
-                f'{fraction:.0%}',
+                f'{100 * fraction:g}%',
                 train=replace(one, labels=fraction),
                 pretrain=Condition(tuple(sensors)),
-                tests=(Test(self.sensor, one, f'{fraction:.0%} of labels'),),
+                tests=(Test(self.sensor, one, f'{100 * fraction:g}% of labels'),),
                 seen_by=(self.sensor,),
             )
             for fraction in self.fractions

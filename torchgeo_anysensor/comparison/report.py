@@ -35,7 +35,8 @@ class Report:
     Attributes:
         rows: One for each test and seed, with all scores: what ``results.csv`` holds.
         maps: By the test (:func:`~.cells.map_key`) and the method, predictions ``(n, H, W)`` uint8
-            of one block of ground.
+            of one block of ground of the first seed.
+        seeds: In order.
     """
 
     def __init__(self, results: Sequence[Result], methods: Sequence[str]) -> None:
@@ -59,8 +60,10 @@ class Report:
         self._bootstrap = Bootstrap(block for found in counts for block in found.block)
         self.maps: dict[str, dict[str, NDArray[Any]]] = {}
         for result in results:
-            for key, found in result.maps.items():
-                self.maps.setdefault(key, {})[result.rows[0]['method']] = found
+            first = result.rows[0]
+            if first['seed'] == self.seeds[0]:
+                for key, found in result.maps.items():
+                    self.maps.setdefault(key, {})[first['method']] = found
 
     def protocols(self) -> list[str]:
         """Names of the protocols."""

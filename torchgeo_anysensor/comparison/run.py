@@ -19,13 +19,23 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..datamodules import MultiSensorDataModule
-from .cells import Cell, Result, ground_of, load_result, plain_cell, plan, run_cell, save_result
+from .cells import (
+    Cell,
+    Result,
+    ground_of,
+    load_result,
+    map_key,
+    plain_cell,
+    plan,
+    run_cell,
+    save_result,
+)
 from .figures import draw
 from .learning import Ground, Method, digest
-from .patches import Patches, load_patches, read_patches, save_patches
+from .patches import Patches, check_labels, load_patches, read_patches, save_patches
 from .protocols import Case, Protocol
 from .report import Report
-from .training import Budget
+from .training import Budget, default_precision
 
 #: What decides the patches that are read, in a config.
 _DATA_KEYS = ('size', 'split', 'dataset')
@@ -61,13 +71,17 @@ class Comparison:
         """Check the names.
 
         Raises:
-            ValueError: If a subject is no method, or two protocols have one name.
+            ValueError: If a subject is no method, or two protocols or tests have one name.
         """
         if unknown := [name for name in self.subjects if name not in self.methods]:
             raise ValueError(f'subjects={unknown} are no methods of {list(self.methods)}')
         names = [protocol.name for protocol in self.protocols]
         if len(set(names)) < len(names):
             raise ValueError(f'protocols need different names, got {names}')
+        sensors = list(self.data.scenes.datasets)
+        tests = [map_key(c, t) for p in self.protocols for c in p.cases(sensors) for t in c.tests]
+        if twice := {key for key in tests if tests.count(key) > 1}:
+            raise ValueError(f'these tests are there twice: {sorted(twice)}')
 
 
 def parser() -> ArgumentParser:
@@ -99,16 +113,19 @@ class Job:
         """Folder of the results."""
         return Path(self.comparison.out)
 
-    @property
-    def keep(self) -> Path:
-        """Folder of what was trained without labels."""
-        return self.out / 'unlabelled'
+    def keep(self, seed: int) -> Path:
+        """Folder of what was trained without labels on the ground of a seed."""
+        return self.out / 'unlabelled' / digest(self.patches_path(seed).stem, self._transforms())
+
+    def _transforms(self) -> Any:
+        """Transforms of training batches, as plain values."""
+        return self.plain['data']['init_args'].get('train_transforms')
 
     def prepared(self, cell: Cell) -> Path | None:
         """File of what the method of a cell learns without labels."""
         method = self.comparison.methods[cell.method]
         name = method.prepared(cell.case, self.comparison.budget, cell.seed)
-        return None if name is None else self.keep / name
+        return None if name is None else self.keep(cell.seed) / name
 
     def patches_path(self, seed: int) -> Path:
         """File of the patches of a seed."""
@@ -126,36 +143,39 @@ class Job:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             data = self.comparison.data
-            save_patches(read_patches(data, replace(data.split, seed=seed)), path)
+            patches = read_patches(data, replace(data.split, seed=seed))
+            check_labels(patches, len(self.comparison.classes))
+            save_patches(patches, path)
 
-    def cell_path(self, cell: Cell, kind: str) -> Path:
-        """File of what a cell found (``cells``) or of its search (``tuned``)."""
+    def cell_path(self, cell: Cell) -> Path:
+        """File of what a cell found."""
+        budget = self.comparison.budget
         method = dict(self.plain['methods'][cell.method])
         # Which protocols a method takes part in changes none of its results
         init_args = {k: v for k, v in method.pop('init_args', {}).items() if k != 'only'}
         what = [
-            str(self.patches_path(cell.seed)),
+            self.patches_path(cell.seed).stem,
             self.comparison.classes,
-            asdict(self.comparison.budget),
-            {key: self.plain['data']['init_args'].get(key) for key in ('train_transforms',)},
+            asdict(replace(budget, precision=budget.precision or default_precision())),
+            self._transforms(),
             method,
             init_args,
-            plain_cell(cell) if kind == 'cells' else plain_cell(replace(cell, tests=())),
+            self.comparison.methods[cell.method].weights(),
+            plain_cell(cell),
         ]
-        folder = self.out / kind / cell.method.replace('/', '-')
-        suffix = 'npz' if kind == 'cells' else 'json'
-        return folder / f'{cell.seed}-{digest(what)}.{suffix}'
+        folder = self.out / 'cells' / cell.method.replace('/', '-')
+        return folder / f'{cell.seed}-{digest(what)}.npz'
 
     def ground(self, cell: Cell) -> Ground:
         """What the method of a cell may learn from."""
-        self.keep.mkdir(parents=True, exist_ok=True)
-        c = self.comparison
+        keep, c = self.keep(cell.seed), self.comparison
+        keep.mkdir(parents=True, exist_ok=True)
         return ground_of(
             cell,
             self.patches(cell.seed),
             classes=c.classes,
             budget=c.budget,
-            keep=self.keep,
+            keep=keep,
             transforms=c.data.train_transforms,
         )
 
@@ -163,27 +183,12 @@ class Job:
         """Learn without labels."""
         self.comparison.methods[cell.method].prepare(self.ground(cell))
 
-    def tune(self, cell: Cell) -> None:
-        """Try the hyper-parameters of a method."""
-        path = self.cell_path(cell, 'tuned')
+    def run(self, cell: Cell) -> None:
+        """Run a cell."""
+        path = self.cell_path(cell)
         if not path.exists():
-            found = self.comparison.methods[cell.method].tune(self.ground(cell))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(f'.{os.getpid()}')
-            draft.write_text(json.dumps([[choice, score] for choice, score in found.items()]))
-            draft.replace(path)
-
-    def run(self, cell: Cell, tuned: Cell) -> None:
-        """Run a cell, with what was found for its method and seed in another."""
-        path = self.cell_path(cell, 'cells')
-        if path.exists():
-            return
-        tried = json.loads(self.cell_path(tuned, 'tuned').read_text())
-        choice = max(tried, key=lambda pair: pair[1])[0]
-        method, test = self.comparison.methods[cell.method], self.patches(cell.seed)['test']
-        maps = cell.seed == self.comparison.seeds[0]
-        result = run_cell(cell, method, self.ground(cell), test, choice=choice, maps=maps)
-        save_result(result, path)
+            method, test = self.comparison.methods[cell.method], self.patches(cell.seed)['test']
+            save_result(run_cell(cell, method, self.ground(cell), test), path)
 
     def cells(self) -> tuple[list[Cell], list[str]]:
         """All cells, and what is left out."""
@@ -197,7 +202,7 @@ class Job:
 
     def results(self) -> list[Result]:
         """What is finished."""
-        paths = [self.cell_path(cell, 'cells') for cell in self.cells()[0]]
+        paths = [self.cell_path(cell) for cell in self.cells()[0]]
         return [load_result(path) for path in paths if path.exists()]
 
 
@@ -217,18 +222,27 @@ def make_job(config: Namespace) -> Job:
     return Job(Comparison(**made.as_dict()), plain)
 
 
-def first_cells(cells: Sequence[Cell]) -> dict[tuple[str, int], Cell]:
-    """The cell in which each method tries its hyper-parameters, once for each seed.
+def forget(job: Job, names: Sequence[str], cells: Sequence[Cell]) -> None:
+    """Remove what methods have finished, and what others have made of the same pretraining.
 
-    The first that has all labels; what is chosen there holds for all cells of the seed, whose val
-    ground is the same.
+    Args:
+        job: The job.
+        names: Of the methods.
+        cells: All cells.
+
+    Raises:
+        ValueError: If a method is not known.
     """
-    found: dict[tuple[str, int], Cell] = {}
+    methods = job.comparison.methods
+    if unknown := [name for name in names if name not in methods]:
+        raise ValueError(f'--again: no method {unknown[0]!r} in {list(methods)}')
+    shared = {job.prepared(cell) for cell in cells if cell.method in names} - {None}
     for cell in cells:
-        key = cell.method, cell.seed
-        if key not in found or (found[key].case.train.labels < 1 <= cell.case.train.labels):
-            found[key] = cell
-    return found
+        if cell.method in names or job.prepared(cell) in shared:
+            job.cell_path(cell).unlink(missing_ok=True)
+    for path in shared:
+        assert path is not None
+        path.unlink(missing_ok=True)
 
 
 def run(config: Namespace, job: Job, say: Callable[[str], None]) -> list[str]:
@@ -243,32 +257,20 @@ def run(config: Namespace, job: Job, say: Callable[[str], None]) -> list[str]:
         What failed.
     """
     cells, left_out = job.cells()
-    methods = job.comparison.methods
-    for again in config.again:
-        if again not in methods:
-            raise ValueError(f'--again: no method {again!r} in {list(methods)}')
-        for cell in cells:
-            if cell.method == again:
-                paths = job.cell_path(cell, 'cells'), job.cell_path(cell, 'tuned')
-                for path in (*paths, job.prepared(cell)):
-                    if path is not None:
-                        path.unlink(missing_ok=True)
-    todo = [cell for cell in cells if not job.cell_path(cell, 'cells').exists()]
+    forget(job, config.again, cells)
+    todo = [cell for cell in cells if not job.cell_path(cell).exists()]
     say(f'{len(cells)} cells, {len(cells) - len(todo)} of them finished before')
     for line in left_out:
         say(f'left out: {line}')
-    tuned = first_cells(cells)
     seeds = sorted({cell.seed for cell in todo}, key=job.comparison.seeds.index)
     preparing = {job.prepared(cell): cell for cell in todo}
     preparing = {path: c for path, c in preparing.items() if path and not path.exists()}
-    trying = [tuned[key] for key in dict.fromkeys((c.method, c.seed) for c in todo)]
     failed: list[str] = []
     with _Workers(config, job) as workers:
         for stage, calls in (
             ('read', [('read', (seed,), f'patches of seed {seed}') for seed in seeds]),
             ('prepare', [('prepare', (c,), _text(c)) for c in preparing.values()]),
-            ('tune', [('tune', (c,), _text(c)) for c in trying]),
-            ('run', [('run', (c, tuned[c.method, c.seed]), _text(c)) for c in todo]),
+            ('run', [('run', (c,), _text(c)) for c in todo]),
         ):
             for number, (text, seconds, error) in enumerate(workers.do(calls), start=1):
                 say(f'[{stage} {number}/{len(calls)}] {text}: {error or f"{seconds:.0f} s"}')
@@ -383,7 +385,7 @@ def compare(
         its_parser.error(str(error))
     report.rows.to_csv(job.out / 'results.csv', index=False)
     (job.out / 'report.md').write_text(report.text(job.comparison.subjects, job.cells()[1]))
-    test = job.patches(job.comparison.seeds[0])['test']
+    test = job.patches(report.seeds[0])['test']
     draw(report, job.out, test=test, cases=job.cases(), classes=job.comparison.classes)
     for line in report.verdicts(job.comparison.subjects):
         say(line)

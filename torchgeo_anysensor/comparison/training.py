@@ -127,7 +127,12 @@ def train(
 
     Returns:
         What it took.
+
+    Raises:
+        ValueError: If there is no patch.
     """
+    if not len(patches):
+        raise ValueError('there is no patch to train with: no label is left on its ground')
     start = time.perf_counter()
     with_labels = isinstance(task, MapTask)
     steps = budget.steps if with_labels else budget.pretrain_steps
