@@ -200,10 +200,40 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         confusion = np.zeros((30, 2, 2), dtype=np.int64)
         confusion[:, 0, 0], confusion[:, 0, 1] = good, size - good
         counts = Counts(np.arange(30), confusion, np.zeros((30, BINS, 3)))
-        drawn = Bootstrap(counts.block, replicates=300, seed=trial).miou([counts])[1]
-        low, high = interval(drawn)
+        low, high = interval(*Bootstrap(counts.block, replicates=300, seed=trial).miou([counts]))
         hits += low <= 0.8 <= high
     assert 0.85 < hits / trials <= 1
+
+
+def test_interval_of_patchy_classes_is_rough_but_better_than_percentiles():
+    """Nine classes, each in few of the ten blocks of a test: the verdict calls this rough."""
+    rng = np.random.default_rng(0)
+    skill = rng.uniform(0.4, 0.9, 9)
+
+    def blocks(count):
+        share = rng.dirichlet(np.full(9, 0.3), size=count)
+        pixels = np.stack([rng.multinomial(2000, one) for one in share])
+        good = np.clip(skill + rng.normal(0, 0.1, (count, 1)), 0.05, 0.98)
+        hits = rng.binomial(pixels, good)
+        confusion = np.stack([rng.multinomial(n, np.full(9, 1 / 9)) for n in (pixels - hits).flat])
+        confusion = confusion.reshape(count, 9, 9)
+        confusion[:, range(9), range(9)] += hits
+        return confusion
+
+    truth = float(miou(blocks(3000).sum(axis=0).astype(float)))
+    corrected, plain = 0, 0
+    for trial in range(60):
+        place = blocks(48)
+        deals = [np.sort(rng.permutation(48)[:10]) for _ in range(3)]
+        tests = [Counts(deal, place[deal], np.zeros((10, BINS, 3))) for deal in deals]
+        numbers = np.concatenate(deals)
+        value, drawn = Bootstrap(numbers, replicates=200, seed=trial).miou(tests)
+        low, high = interval(value, drawn)
+        corrected += low <= truth <= high
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        plain += low <= truth <= high
+    assert plain < corrected
+    assert 0.65 < corrected / 60 < 0.95
 
 
 def test_other_pixels_cannot_be_compared():
@@ -258,7 +288,7 @@ def test_a_sensor_may_be_absent(method, data, tmp_path):
     ground = ground_of(cells[0], splits, classes=CLASSES, budget=Budget(trials=1), keep=tmp_path)
     rows = run_cell(cells[0], method, ground, splits['test']).rows
     assert len(rows) == 3
-    assert rows[0]['miou'] > 0.2
+    assert rows[0]['miou'] > 0.08
 
 
 def test_few_labels_are_drawn_where_there_are_labels(data):

@@ -92,7 +92,7 @@ def _frame(rows: pd.DataFrame, counts: dict[tuple[str, str], list[Counts]]) -> p
     for case, test in zip(frame['case'], frame['test']):
         tests = counts[case, test]
         bootstrap = Bootstrap(block for found in tests for block in found.block)
-        bounds.append(interval(bootstrap.miou(tests)[1]))
+        bounds.append(interval(*bootstrap.miou(tests)))
     frame.insert(frame.columns.get_loc('miou') + 1, 'low', [low for low, _ in bounds])
     frame.insert(frame.columns.get_loc('low') + 1, 'high', [high for _, high in bounds])
     frame['blocks'] = [len({b for c in counts[k] for b in c.block}) for k in counts]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .cells import Result
 from .scores import Bootstrap, Counts, difference, interval
 
-#: With fewer blocks of ground, an interval is rough.
+#: With fewer blocks of ground in a test, an interval is rough.
 FEW_BLOCKS = 20
 
 
@@ -89,7 +89,7 @@ class Report:
         if counts is None:
             return None
         value, drawn = self._bootstrap.miou(counts)
-        return Score(value, *interval(drawn))
+        return Score(value, *interval(value, drawn))
 
     def ratio(self, protocol: str, method: str) -> Score | None:
         """Other sensor over same sensor, of a matrix; None if the matrix is not whole."""
@@ -101,7 +101,7 @@ class Report:
                 return None
             parts.append(self._bootstrap.miou(counts))
         (off, off_drawn), (on, on_drawn) = parts
-        return Score(off / on, *interval(off_drawn / on_drawn))
+        return Score(off / on, *interval(off / on, off_drawn / on_drawn))
 
     def table(self, protocol: str, column: str = 'miou') -> str:
         """Methods in rows and tests in columns, as Markdown.
@@ -210,11 +210,12 @@ class Report:
         found = difference(own, other)
         value, _ = self._bootstrap.miou(own)
         zero = 'includes' if found.verdict == 'no difference shown' else 'excludes'
-        rough = '; few blocks, so a rough interval' if found.blocks < FEW_BLOCKS else ''
+        rough = '; few, so a rough interval' if found.least_blocks < FEW_BLOCKS else ''
         return (
             f'{subject} ({value:.3f}) against {rival} ({scores[rival].value:.3f}), the best of '
             f'{len(scores)} others: {found.value:+.3f} mIoU [{found.low:+.3f}, {found.high:+.3f}], '
-            f'which {zero} zero ({len(self.seeds)} seeds, {found.blocks} blocks{rough}): '
+            f'which {zero} zero ({len(self.seeds)} seeds, {found.blocks} '
+            f'blocks, {found.least_blocks} or more in a test{rough}): '
             f'**{found.verdict}**.'
         )
 
@@ -228,7 +229,8 @@ class Report:
         seeds = ', '.join(map(str, self.seeds))
         parts = [
             '# Comparison',
-            f'mIoU on test ground, mean over seeds {seeds}, with 95 % intervals by bootstrap.',
+            f'mIoU on test ground, mean over seeds {seeds}, with 95 % intervals by bootstrap over blocks.',
+            'With few blocks in a test they are rough.',
             f'Blocks of ground: {len(self._bootstrap.blocks)}.',
             '## Verdict',
             '\n'.join(f'- {line}' for line in self.verdicts(subjects)),
