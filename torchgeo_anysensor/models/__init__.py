@@ -9,12 +9,16 @@ from .floors import FittedSegmenter, PixelRegression, RandomConvolutions, Softma
 from .fusion import Attend, Concatenate, DecisionFusion, EarlyFusion, LateFusion, UNet
 from .harmonise import Harmonised, UNetScratch
 from .heads import LinearHead, SMPDecoderHead
+from .plain import TimmEncoder
 from .probe import TokenRegression
+from .wrapped import CopernicusFMEncoder, DOFAEncoder, PanopticonEncoder
 
 __all__ = [
     'AnySensorViT',
     'Attend',
     'Concatenate',
+    'CopernicusFMEncoder',
+    'DOFAEncoder',
     'Decision',
     'DecisionFusion',
     'EarlyFusion',
@@ -23,6 +27,7 @@ __all__ = [
     'Harmonised',
     'LateFusion',
     'LinearHead',
+    'PanopticonEncoder',
     'PixelRegression',
     'RandomConvolutions',
     'Raster',
@@ -30,6 +35,7 @@ __all__ = [
     'Segmenter',
     'SensorEncoder',
     'SoftmaxRegression',
+    'TimmEncoder',
     'TokenRegression',
     'UNet',
     'UNetScratch',
