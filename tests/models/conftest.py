@@ -54,6 +54,9 @@ def make_view() -> ViewMaker:
 
 @pytest.fixture
 def small_dinov2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Panopticon always makes a ViT-B, of 86 million parameters; here it makes a small one."""
-    create = partial(timm.create_model, embed_dim=48, depth=2, num_heads=3)
+    """Panopticon always makes a ViT-B, of 86 million parameters; here it makes a small one.
+
+    Its blocks count from the start: the 1e-5 of DINOv2 would hide the image from the class token.
+    """
+    create = partial(timm.create_model, embed_dim=48, depth=2, num_heads=3, init_values=1.0)
     monkeypatch.setattr(torchgeo.models.panopticon, 'timm', SimpleNamespace(create_model=create))

@@ -163,6 +163,8 @@ def _tokens_seen(
 ) -> tuple[tuple[int, int], Tensor]:
     """Grid of the tokens, and ``(B, N)`` whether any view saw something of them.
 
+    The offsets ``dx`` and ``dy`` move pixels, but not what this says of them.
+
     Raises:
         ValueError: If the patch is not a whole number of tokens, or the views differ in it.
     """

@@ -146,6 +146,7 @@ def _network(name: str, bands: int) -> tuple[VisionTransformer | ResNet, int]:
         network = timm.create_model(name, in_chans=bands, num_classes=0, dynamic_img_size=True)
         return cast(VisionTransformer, network), network.patch_embed.patch_size[0]
     if timm.models.is_model_in_modules(name, ['resnet']):
-        network = timm.create_model(name, in_chans=bands, num_classes=0)
+        # Residual branches that start at 0 would make a shallow network of one that stays random
+        network = timm.create_model(name, in_chans=bands, num_classes=0, zero_init_last=False)
         return cast(ResNet, network), network.feature_info[-1]['reduction']
     raise ValueError(f'{name} is no vision transformer or ResNet of timm')

@@ -88,7 +88,9 @@ def load_weights(
     try:
         keys = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ValueError(f'{source}: the weights have other sizes than the model: {error}') from None
+        raise ValueError(
+            f'{source}: the weights have other sizes than the model: {error}'
+        ) from None
     missing = [key for key in keys.missing_keys if not key.startswith(fresh)]
     if missing or keys.unexpected_keys:
         raise ValueError(

@@ -323,6 +323,7 @@ class CopernicusFMEncoder(OneListEncoder):
         del self.model.patch_embed_variable
         self.model.scale_token.requires_grad_(False)  # stands for an area that is not known
         _fresh_positions(self.model.pos_embed)
+        nn.init.normal_(self.model.coord_token, std=0.02)  # with 0, coord_fc would not learn
         if name is not None:
             state = read_weights(name)
             unused = ('head.', 'patch_embed_variable.')
