@@ -31,8 +31,8 @@ BUILDERS = {
     'copernicusfm': lambda: CopernicusFMEncoder(
         48, depth=2, num_heads=3, patch_size=4, token_m=60.0
     ),
-    'timm_vit': lambda: TimmEncoder(FIXED_BANDS, model='test_vit', token_m=60.0),
-    'timm_resnet': lambda: TimmEncoder(FIXED_BANDS, model='test_resnet', token_m=60.0),
+    'timm_vit': lambda: TimmEncoder(FIXED_BANDS, model='vit_tiny_patch16_224', token_m=60.0),
+    'timm_resnet': lambda: TimmEncoder(FIXED_BANDS, model='resnet10t', token_m=60.0),
 }
 
 #: Bands of the encoders that cannot have others: all views but one of the tests have them.

@@ -35,7 +35,7 @@ ENCODERS = {
     'dofa': lambda **kw: DOFAEncoder(**SMALL, **kw),
     'copernicusfm': lambda **kw: CopernicusFMEncoder(**SMALL, **kw),
     'panopticon': lambda **kw: PanopticonEncoder(48, attn_dim=96, **kw),
-    'timm': lambda **kw: TimmEncoder((0.44, 1.6133), model='test_vit', **kw),
+    'timm': lambda **kw: TimmEncoder((0.44, 1.6133), model='vit_tiny_patch16_224', **kw),
 }
 
 
@@ -130,10 +130,10 @@ def test_copernicusfm_takes_the_smallest_tokens_and_bands(make_view):
     assert encode(ENCODERS['copernicusfm'](), view, token_m=20.0).tokens.isfinite().all()
 
 
-@pytest.mark.parametrize(('model', 'pixels'), [('test_vit', 160), ('test_resnet', 96)])
+@pytest.mark.parametrize(('model', 'pixels'), [('vit_tiny_patch16_224', 224), ('resnet10t', 96)])
 def test_timm_is_the_original(make_view, tmp_path, model, pixels):
     original = randomised(timm.create_model(model, in_chans=2, num_classes=5))
-    patch = 16 if model == 'test_vit' else 32
+    patch = 16 if model == 'vit_tiny_patch16_224' else 32
     wavelength, mean, std = (2.2, 0.44), [0.3, 0.1], [0.2, 0.3]
     encoder = TimmEncoder(
         wavelength,
@@ -153,7 +153,7 @@ def test_timm_is_the_original(make_view, tmp_path, model, pixels):
     assert rows == cols == pixels // patch
     for row in range(rows):
         for col in range(cols):
-            if model == 'test_vit':
+            if model == 'vit_tiny_patch16_224':
                 token = features[:, original.num_prefix_tokens + row * cols + col]
             else:
                 token = features[:, :, row, col]
@@ -285,13 +285,13 @@ def test_description_rebuilds_the_encoder(make_view, tmp_path, name):
 
 
 def test_timm_says_which_bands_are_lacking(make_view):
-    encoder = TimmEncoder((0.44, 0.66, 1.6133), model='test_vit', token_m=60.0)
+    encoder = TimmEncoder((0.44, 0.66, 1.6133), model='vit_tiny_patch16_224', token_m=60.0)
     with pytest.raises(ValueError, match=r'lack those at \[0.66\] um: they have \[0.44, 1.0267'):
         encode(encoder, make_view())
 
 
 def test_timm_averages_what_is_seen_of_near_bands(make_view):
-    encoder = TimmEncoder((0.44,), model='test_vit').eval()
+    encoder = TimmEncoder((0.44,), model='vit_tiny_patch16_224').eval()
     one, other, mean = (make_view(1, size=(16, 16), seed=seed) for seed in (0, 1, 0))
     other['wavelength'] = other['wavelength'] * 1.02
     mean['image'] = (one['image'] + other['image']) / 2
@@ -310,4 +310,4 @@ def test_timm_refuses_what_it_cannot_be():
         TimmEncoder((0.44,), model='swin_tiny_patch4_window7_224')
     for given in ({'mean': [0.1]}, {'mean': [0.1], 'std': [0.1, 0.2]}):
         with pytest.raises(ValueError, match='mean and std for each of the 1 bands'):
-            TimmEncoder((0.44,), model='test_vit', **given)
+            TimmEncoder((0.44,), model='vit_tiny_patch16_224', **given)

@@ -132,7 +132,7 @@ class OneListEncoder(OneGridEncoder):
     def embed(self, inputs: GridInputs) -> tuple[Tensor, Tensor]:
         """Embed the rows kind by kind; see :meth:`OneGridEncoder.embed`."""
         facts = torch.cat([inputs.wavelength, inputs.bandwidth, inputs.seen.float()], dim=1)
-        kinds, kind = facts.unique(dim=0, return_inverse=True)  # (G, 3 C), (B,)
+        kinds, kind = torch.unique(facts, dim=0, return_inverse=True)  # (G, 3 C), (B,)
         order, parts = [], []
         for i in range(len(kinds)):
             rows = (kind == i).nonzero()[:, 0]

@@ -7,15 +7,15 @@ Letters as in :mod:`torchgeo_anysensor.types`, and ``K`` the fixed bands.
 """
 
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import timm
 import torch
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torchvision.models import WeightsEnum
 
 from .base import Raster
 from .one_grid import GridInputs, OneGridEncoder
@@ -39,7 +39,7 @@ class TimmEncoder(OneGridEncoder):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         tolerance: float = 0.03,
-        weights: WeightsEnum | str | Path | None = None,
+        weights: Enum | str | Path | None = None,
     ) -> None:
         """Make the encoder.
 
@@ -128,7 +128,7 @@ class TimmEncoder(OneGridEncoder):
     def embed(self, inputs: GridInputs) -> tuple[Tensor, Tensor]:
         """Embed the fixed bands; see :meth:`OneGridEncoder.embed`."""
         features = self.model.forward_features(inputs.image)
-        pooled = cast(Tensor, self.model.forward_head(features, pre_logits=True))
+        pooled = self.model.forward_head(features, pre_logits=True)
         if isinstance(self.model, VisionTransformer):
             return features[:, self.model.num_prefix_tokens :], pooled
         return features.flatten(2).transpose(1, 2), pooled  # (B, D, h, w) -> (B, N, D)
@@ -142,11 +142,12 @@ def _network(name: str, bands: int) -> tuple[VisionTransformer | ResNet, int]:
     """
     if not bands:
         raise ValueError('wavelength must name at least one band in um')
+    network: Any
     if timm.models.is_model_in_modules(name, ['vision_transformer']):
         network = timm.create_model(name, in_chans=bands, num_classes=0, dynamic_img_size=True)
-        return cast(VisionTransformer, network), network.patch_embed.patch_size[0]
+        return network, network.patch_embed.patch_size[0]
     if timm.models.is_model_in_modules(name, ['resnet']):
         # Residual branches that start at 0 would make a shallow network of one that stays random
         network = timm.create_model(name, in_chans=bands, num_classes=0, zero_init_last=False)
-        return cast(ResNet, network), network.feature_info[-1]['reduction']
+        return network, network.feature_info[-1]['reduction']
     raise ValueError(f'{name} is no vision transformer or ResNet of timm')

@@ -5,18 +5,18 @@
 
 import re
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchgeo.models import get_weight
-from torchvision.models import WeightsEnum
 
 #: A member of one of TorchGeo's enumerations, by its name.
 _MEMBER = re.compile(r'\w+_Weights\.\w+')
 
 
-def weights_name(weights: WeightsEnum | str | Path | None) -> str | None:
+def weights_name(weights: Enum | str | Path | None) -> str | None:
     """Name weights by a plain string, from which :func:`read_weights` finds them again."""
     return None if weights is None else str(weights)
 

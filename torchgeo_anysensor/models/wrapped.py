@@ -9,15 +9,15 @@ originals return a pooled vector alone. What each cannot do is in ``docs/encoder
 Letters as in :mod:`torchgeo_anysensor.types`.
 """
 
+from enum import Enum
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torchgeo.models
-from timm.layers import build_sincos2d_pos_embed
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 from torchgeo.models.copernicusfm import resize_abs_pos_embed
-from torchvision.models import WeightsEnum
 
 from .one_grid import GridInputs, OneListEncoder, mean_of_valid
 from .spectral import is_thermal, standardise
@@ -143,7 +143,7 @@ class DOFAEncoder(OneListEncoder):
         num_heads: int = 12,
         patch_size: int = 16,
         token_m: float = 160.0,
-        weights: WeightsEnum | str | Path | None = None,
+        weights: Enum | str | Path | None = None,
     ) -> None:
         """Make the encoder; the defaults are the base model on pixels of 10 m.
 
@@ -215,7 +215,7 @@ class PanopticonEncoder(OneListEncoder):
         *,
         attn_dim: int = 2304,
         token_m: float = 140.0,
-        weights: WeightsEnum | str | Path | None = None,
+        weights: Enum | str | Path | None = None,
     ) -> None:
         """Make the encoder; the defaults are the published model on pixels of 10 m.
 
@@ -238,7 +238,8 @@ class PanopticonEncoder(OneListEncoder):
             'weights': (name := weights_name(weights)),
         }
         self.model = torchgeo.models.Panopticon(attn_dim, embed_dim, img_size=IMAGE_SIZE)
-        radar = self.model.model.patch_embed.chnfus.chnemb
+        vit: Any = self.model.model
+        radar = vit.patch_embed.chnfus.chnemb
         for parameter in radar.parameters():  # no optical band ever uses them
             parameter.requires_grad_(False)
         if name is not None:
@@ -246,7 +247,7 @@ class PanopticonEncoder(OneListEncoder):
             if 'pos_embed' in state:  # published for images of 518 x 518
                 side = IMAGE_SIZE // self.patch_size
                 state['pos_embed'] = _positions(state['pos_embed'], (side, side))
-            load_weights(self.model.model, state, source=name, unused=('mask_token',))
+            load_weights(vit, state, source=name, unused=('mask_token',))
 
     def scale(self, image: Tensor, wavelength: Tensor) -> Tensor:
         """Bring reflectance to mean 0 and deviation 1; see :data:`PANOPTICON_REFLECTANCE`."""
@@ -254,7 +255,7 @@ class PanopticonEncoder(OneListEncoder):
 
     def embed_alike(self, inputs: GridInputs) -> tuple[Tensor, Tensor]:
         """Embed one list of bands; see :meth:`OneListEncoder.embed_alike`."""
-        vit = self.model.model
+        vit: Any = self.model.model
         # A copy, because the original writes into it: it cuts to whole nanometres, and so must not
         # get 664.99997 for 665
         nm = (inputs.wavelength.float() * _NM_PER_UM).round(decimals=2)
@@ -286,7 +287,7 @@ class CopernicusFMEncoder(OneListEncoder):
         num_heads: int = 12,
         patch_size: int = 16,
         token_m: float = 160.0,
-        weights: WeightsEnum | str | Path | None = None,
+        weights: Enum | str | Path | None = None,
     ) -> None:
         """Make the encoder; the defaults are the published model on pixels of 10 m.
 
