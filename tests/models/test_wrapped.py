@@ -124,6 +124,29 @@ def test_copernicusfm_is_the_original(make_view, tmp_path, size):
     assert (features.pooled[0] - features.pooled[1]).abs().max() > 1e-3
 
 
+def test_panopticon_gets_whole_nanometres(make_view):
+    nm = torch.arange(400.0, 2400.0)
+    view = {**make_view(2000, size=(6, 6)), 'wavelength': nm / 1000}
+    encoder, given = ENCODERS['panopticon'](token_m=60.0), []
+    patches = encoder.model.model.patch_embed
+    patches.register_forward_pre_hook(lambda module, args: given.append(args[0]['chn_ids'].clone()))
+    encode(encoder, view)
+    assert torch.equal(given[0].floor(), nm.expand(2, -1))
+
+
+@pytest.mark.parametrize('name', ['dofa', 'copernicusfm', 'panopticon'])
+def test_rows_of_other_bands_stay_in_their_places(make_view, name):
+    encoder = ENCODERS[name](token_m=60.0).eval()
+    view = make_view(batch=4)
+    wavelength = torch.stack([view['wavelength'] * share for share in (1.1, 1.0, 1.1, 1.0)])
+    view['valid'][3] = False
+    together = encode(encoder, {**view, 'wavelength': wavelength})
+    for i in range(4):
+        alone = encode(encoder, {**view, 'wavelength': wavelength[i]})
+        assert_close(together.tokens[i], alone.tokens[i])
+        assert_close(together.pooled[i], alone.pooled[i])
+
+
 def test_copernicusfm_takes_the_smallest_tokens_and_bands(make_view):
     view = make_view()
     view['bandwidth'] = view['bandwidth'] / 1000

@@ -189,9 +189,7 @@ class DOFAEncoder(OneListEncoder):
     def embed_alike(self, inputs: GridInputs) -> tuple[Tensor, Tensor]:
         """Embed one list of bands; see :meth:`OneListEncoder.embed_alike`."""
         model = self.model
-        # The sine of 1000 x wavelength is noise in bfloat16
-        with torch.autocast(inputs.image.device.type, enabled=False):
-            x, _ = model.patch_embed(inputs.image, inputs.wavelength[0])  # (B, N, D)
+        x, _ = model.patch_embed(inputs.image, inputs.wavelength[0])  # (B, N, D)
         positions = _positions(model.pos_embed, inputs.grid)
         cls = (model.cls_token + positions[:, :1]).expand(len(x), -1, -1)
         x = torch.cat([cls, x + positions[:, 1:]], dim=1)
@@ -356,12 +354,11 @@ class CopernicusFMEncoder(OneListEncoder):
     def embed_alike(self, inputs: GridInputs) -> tuple[Tensor, Tensor]:
         """Embed one list of bands; see :meth:`OneListEncoder.embed_alike`."""
         model = self.model
-        with torch.autocast(inputs.image.device.type, enabled=False):
-            x = model.patch_embed_spectral(
-                inputs.image,
-                wavelengths=inputs.wavelength[0] * _NM_PER_UM,
-                bandwidths=(inputs.bandwidth[0] * _NM_PER_UM).clamp(min=_LEAST_BANDWIDTH_NM),
-            )  # (B, N, D)
+        x = model.patch_embed_spectral(
+            inputs.image,
+            wavelengths=inputs.wavelength[0] * _NM_PER_UM,
+            bandwidths=(inputs.bandwidth[0] * _NM_PER_UM).clamp(min=_LEAST_BANDWIDTH_NM),
+        )  # (B, N, D)
         positions = _positions(model.pos_embed, inputs.grid)
         positions = positions + self.metadata(inputs.days, token_m=inputs.token_m)
         x = torch.cat([model.cls_token + positions[:, :1], x + positions[:, 1:]], dim=1)
