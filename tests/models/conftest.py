@@ -2,9 +2,13 @@
 # Licensed under the MIT License.
 
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
+import torchgeo.models.panopticon
 
 from torchgeo_anysensor.types import SensorSample
 
@@ -46,3 +50,13 @@ def _make_view(
 @pytest.fixture
 def make_view() -> ViewMaker:
     return _make_view
+
+
+@pytest.fixture
+def small_dinov2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Panopticon always makes a ViT-B, of 86 million parameters; here it makes a small one.
+
+    Its blocks count from the start: the 1e-5 of DINOv2 would hide the image from the class token.
+    """
+    create = partial(timm.create_model, embed_dim=48, depth=2, num_heads=3, init_values=1.0)
+    monkeypatch.setattr(torchgeo.models.panopticon, 'timm', SimpleNamespace(create_model=create))

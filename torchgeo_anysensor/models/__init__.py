@@ -10,13 +10,17 @@ from .floors import FittedSegmenter, PixelRegression, RandomConvolutions, Softma
 from .fusion import Attend, Concatenate, DecisionFusion, EarlyFusion, LateFusion, UNet
 from .harmonise import Harmonised, UNetScratch
 from .heads import LinearHead, SMPDecoderHead
+from .plain import TimmEncoder
 from .probe import TokenRegression
+from .wrapped import CopernicusFMEncoder, DOFAEncoder, PanopticonEncoder
 
 __all__ = [
     'AnySensorViT',
     'Attend',
     'BandCode',
     'Concatenate',
+    'CopernicusFMEncoder',
+    'DOFAEncoder',
     'Decision',
     'DecisionFusion',
     'EarlyFusion',
@@ -27,6 +31,7 @@ __all__ = [
     'LateFusion',
     'LinearHead',
     'NanometreBandCode',
+    'PanopticonEncoder',
     'PixelRegression',
     'PointBandCode',
     'RandomConvolutions',
@@ -35,6 +40,7 @@ __all__ = [
     'Segmenter',
     'SensorEncoder',
     'SoftmaxRegression',
+    'TimmEncoder',
     'TokenRegression',
     'UNet',
     'UNetScratch',

@@ -114,7 +114,10 @@ def load_encoder(path: str | Path) -> SensorEncoder:
             f'{path}: the checkpoint does not describe an encoder; '
             'expected one of CrossSensorContrastive or SegmentationProbe'
         )
-    encoder = build_encoder(description)
+    init_args = dict(description.get('init_args') or {})
+    if 'weights' in init_args:  # what a wrapped encoder started from; the checkpoint has its own
+        init_args['weights'] = None
+    encoder = build_encoder({**description, 'init_args': init_args})
     weights = {
         key.removeprefix(ENCODER_PREFIX): value
         for key, value in checkpoint['state_dict'].items()
