@@ -15,18 +15,36 @@ from torchgeo_anysensor.models import (
     anysensor_vit_base,
     anysensor_vit_small,
     anysensor_vit_tiny,
+    atomizer_tiny,
     encode,
+    ramen_tiny,
 )
 
 # Builders of encoders with random weights, small enough for a test of less than a second
 BUILDERS = {
     'anysensor': lambda: anysensor_vit_tiny(depth=2),
     'anysensor_small_token_30': lambda: anysensor_vit_small(depth=1, token_m=30.0),
+    'atomizer': lambda: atomizer_tiny(depth=2),
+    'atomizer_token_30': lambda: atomizer_tiny(depth=2, token_m=30.0),
+    'ramen': lambda: ramen_tiny(depth=2),
+    'ramen_token_30': lambda: ramen_tiny(depth=2, token_m=30.0),
+}
+
+# (builder, test): why the method cannot keep this law
+BLIND = 'RAMEN is not told the bandwidth'
+A_SET = 'the tokens of Atomizer know their place, so the set shows which pixels are missing'
+EXCEPTIONS = {
+    ('atomizer', 'test_invalid_pixels_are_excluded_not_zero'): A_SET,
+    ('atomizer_token_30', 'test_invalid_pixels_are_excluded_not_zero'): A_SET,
+    ('ramen', 'test_content_matters'): BLIND,
+    ('ramen_token_30', 'test_content_matters'): BLIND,
 }
 
 
 @pytest.fixture(params=BUILDERS)
 def encoder(request):
+    if reason := EXCEPTIONS.get((request.param, request.node.originalname)):
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     torch.manual_seed(0)
     return BUILDERS[request.param]().eval()
 

@@ -4,15 +4,19 @@
 """Encoders of any sensor, heads that make maps of their features, and other ways to a map."""
 
 from .anysensor import AnySensorViT, anysensor_vit_base, anysensor_vit_small, anysensor_vit_tiny
+from .atomizer import Atomizer, atomizer_small, atomizer_tiny
 from .base import Decision, Features, Raster, Segmenter, SensorEncoder, encode, segment, to_grid
 from .floors import FittedSegmenter, PixelRegression, RandomConvolutions, SoftmaxRegression
 from .fusion import Attend, Concatenate, DecisionFusion, EarlyFusion, LateFusion, UNet
 from .harmonise import Harmonised, UNetScratch
 from .heads import LinearHead, SMPDecoderHead
 from .probe import TokenRegression
+from .ramen import RAMEN, ramen_small, ramen_tiny
 
 __all__ = [
+    'RAMEN',
     'AnySensorViT',
+    'Atomizer',
     'Attend',
     'Concatenate',
     'Decision',
@@ -36,7 +40,11 @@ __all__ = [
     'anysensor_vit_base',
     'anysensor_vit_small',
     'anysensor_vit_tiny',
+    'atomizer_small',
+    'atomizer_tiny',
     'encode',
+    'ramen_small',
+    'ramen_tiny',
     'segment',
     'to_grid',
 ]
