@@ -78,7 +78,7 @@ def test_scale_moves_the_gate(encoder, make_view):
     view = make_view(batch=1)
     uniform = one_value(view, 12)  # the same pixels at any resolution: only the scale differs
     coarse, fine = (encoder.view_tokens(uniform, token_m=m)[0][:, 0] for m in (120.0, 20.0))
-    assert (coarse - fine).abs().max() > 1e-2
+    assert (coarse - fine).abs().max() > 1e-3
     # ... and by the ratio alone
     doubled = {**uniform, 'gsd': 2 * uniform['gsd'], 'res': 2 * uniform['res']}
     assert_close(encoder.view_tokens(doubled, token_m=240.0)[0][:, 0], coarse)
