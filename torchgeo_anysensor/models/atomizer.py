@@ -1,33 +1,7 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""Atomizer: a token for each band of each pixel (de Turckheim et al. 2025, arXiv 2506.13542).
-
-Written from the paper, with no code and no weights of its authors.
-
-As in the paper:
-    - A token is one number, the value of one band at one pixel, and what is known of it: Fourier
-      features of the value, of the position and of the GSD, and radial basis functions of the
-      wavelength that say which of them the band covers. These are concatenated, not added.
-    - The tokens of all bands, pixels and sensors are one set. Nothing is resampled.
-    - Latents read the tokens by cross-attention and talk to each other by self-attention, in turns,
-      as in the Perceiver (Jaegle et al. 2021, arXiv 2103.03206).
-
-Not as in the paper:
-    - There is one latent for each ground cell, and it reads the tokens of its own cell only. So the
-      output is on the ground grid, and the cost grows linearly with the tokens. Positions of tokens
-      are metres from the centre of their cell; positions of latents are rotary.
-    - No token is dropped. They are read in parts of ``chunk`` tokens, which changes no result.
-    - The acquisition time is left out, as in the other encoders of this package.
-    - The basis functions are evenly spaced in the logarithm of the wavelength. What a band covers
-      is the largest value of a function within the band, by its formula and not by sampling.
-    - Values go through one fixed map for each unit, not through statistics of each band.
-
-A pixel that is not valid is not in the set. Since tokens know their place, even a patch of one
-colour then gives slightly other features.
-
-Not checked, as only the abstract and summaries of the paper were at hand: the numbers of
-frequencies, functions, heads and turns, and how the paper places its latents.
+"""Atomizer: an encoder with a token for each band of each pixel.
 
 Letters as in :mod:`torchgeo_anysensor.types`, and ``P`` pixels of a cell, ``T`` tokens of a cell,
 ``F`` features of a token.
@@ -223,7 +197,36 @@ class Look(nn.Module):
 
 
 class Atomizer(SensorEncoder):
-    """Latents on the ground that read single numbers; what follows the paper is said above.
+    """Latents that read single numbers (de Turckheim et al. 2025, arXiv 2506.13542).
+
+    Written after the paper; it holds no code and no weights of its authors.
+
+    As in the paper:
+
+    - A token is one number, the value of one band at one pixel, with what is known of it: Fourier
+      features of the value, the position and the GSD, and radial basis functions of the wavelength,
+      unevenly spaced, that say what the band covers. They are joined end to end.
+    - The tokens of all bands, pixels and sensors are one set. Nothing is resampled.
+    - Latents read the tokens by cross-attention and talk to each other by self-attention, in turns,
+      as in the Perceiver (Jaegle et al. 2021, arXiv 2103.03206).
+
+    Not as in the paper:
+
+    - One latent lies on each ground cell and reads the tokens of its own cell, all of them. So the
+      output is on the ground grid, and the cost of reading grows linearly with the tokens. Positions
+      of tokens are metres from the centre of their cell; those of latents are rotary.
+    - The acquisition time is left out, as in the other encoders of this package.
+    - The basis functions are evenly spaced in the logarithm of the wavelength. A band covers one by
+      the largest value within the band, by its formula and not by sampling.
+    - Values go through one fixed map for each unit, not through statistics of each band.
+    - Tokens are read in parts, so that memory is bounded. This changes no result.
+
+    A pixel that is not valid is not in the set. As tokens know their place, a patch of one colour
+    with holes then gives slightly other features than one without.
+
+    Not checked, as only the abstract and summaries of the paper were at hand: how often latents read
+    the tokens, where they lie and how tokens are pruned; the numbers of frequencies, basis functions
+    and heads.
 
     The offsets ``dx`` and ``dy`` of a view are ignored.
     """

@@ -1,35 +1,9 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""RAMEN: an encoder whose resolution the user chooses (Houdré et al. 2025, arXiv 2512.05025).
+"""RAMEN: an encoder whose resolution the user chooses.
 
-Written from the paper, with no code and no weights of its authors.
-
-As in the paper:
-    - A linear projection of each pixel to ``D`` features, with weights made by an MLP from a
-      sine-cosine code of the wavelength in nanometres. It sums over the bands.
-    - The features resampled to a resolution that the user chooses, here ``token_m``, plus a sum of
-      four 1 x 1 convolutions, weighted by a softmax over a code of ``log(gsd / token_m)``.
-    - Sine-cosine positions scaled by the resolution, as in Scale-MAE (arXiv 2212.14532).
-    - The tokens of all views in one sequence, through one transformer with a class token.
-
-Not as in the paper:
-    - Resampling is by area and not bilinear: coarse tokens average all of their valid pixels, and a
-      coarse pixel counts in each token that it covers. Averaging comes before the projection. The
-      result is the same, as both are linear, and costs less.
-    - At each ground cell, the tokens of the views are averaged, since the contract asks for one.
-    - A learned vector stands where a view has no data.
-    - One GSD for a view, the geometric mean of its bands'; the paper has one for each modality.
-    - Inputs go through one fixed map for each unit, not through statistics of each band.
-    - The transformer has registers beside its class token.
-    - No attention over dates (a view has one), no codes of radar and elevation, no decoder.
-
-As in the paper, nothing is told the bandwidth.
-
-Not checked, as only summaries of the paper were at hand: the widths of the two MLPs, the code of
-the scale, and the ground length to which the positions refer.
-
-Letters as in :mod:`torchgeo_anysensor.types`, ``M`` views and ``E`` experts.
+Letters as in :mod:`torchgeo_anysensor.types`, and ``M`` views and ``E`` experts.
 """
 
 from collections.abc import Sequence
@@ -117,7 +91,34 @@ class ScaleExperts(nn.Module):
 
 
 class RAMEN(SensorEncoder):
-    """A transformer over ground tokens of any width; what follows the paper is said above.
+    """A transformer over tokens whose width the user chooses (Houdré et al. 2025, arXiv 2512.05025).
+
+    Written after the paper; it holds no code and no weights of its authors.
+
+    As in the paper:
+
+    - Pixels are projected to ``D`` features by weights that an MLP makes from a sine-cosine code of
+      the wavelength in nanometres. The projection is linear and sums over the bands.
+    - The features are resampled to a resolution that the user chooses, here ``token_m``. Four 1 x 1
+      convolutions correct them, weighted by a softmax over a code of ``log(gsd / token_m)``.
+    - Sine-cosine positions are scaled by the resolution, as in Scale-MAE (arXiv 2212.14532).
+    - The tokens of all views are one sequence for one transformer with a class token.
+    - Nothing is told the bandwidth.
+
+    Not as in the paper:
+
+    - Resampling is by area and not bilinear: coarse tokens average all of their valid pixels, and a
+      coarse pixel counts in each token that it covers. This comes before the projection. The result
+      is the same, as both are linear, and costs less.
+    - At each ground cell, the tokens of the views are averaged, since the contract asks for one. A
+      learned vector stands where a view has no data.
+    - A view has one GSD, the geometric mean of its bands'; in the paper each modality has one.
+    - Values go through one fixed map for each unit, not through statistics of each band.
+    - The transformer has registers beside its class token.
+    - There is no attention over dates (a view has one), no code of radar and elevation, no decoder.
+
+    Not checked, as only summaries of the paper were at hand: the widths of the two MLPs, the code of
+    the scale, and the ground length to which the positions refer.
 
     The offsets ``dx`` and ``dy`` of a view are ignored.
     """
