@@ -63,6 +63,12 @@ def test_tokens_say_where_they_are(make_view):
     south, east = torch.tensor([-5.0, -5, 5, 5]), torch.tensor([-5.0, 5, -5, 5])
     expected = torch.cat([fourier(x, (512.0, 4.0), 16) for x in (south, east)], dim=-1)
     assert_close(atoms.places, expected.expand(4, -1, -1), atol=1e-5, rtol=0)
+    # 30 m pixels in cells of 20 m: the second cell of the first row shares ground with two
+    atoms = atomize(make_view(1, size=(2, 2), res=30.0), token_m=20.0)
+    written = atoms.tokens(slice(1, 2))[0, 0, :, 32:64][atoms.keys(slice(1, 2))[0, 0]]
+    south, east = torch.tensor([5.0, 5.0]), torch.tensor([-15.0, 15.0])
+    expected = torch.cat([fourier(x, (512.0, 4.0), 16) for x in (south, east)], dim=-1)
+    assert_close(written, expected, atol=1e-5, rtol=0)
 
 
 def test_a_token_removed_equals_one_that_is_not_valid():
@@ -100,6 +106,15 @@ def test_bands_of_one_view_are_the_tokens_of_many(encoder, make_view):
     expected, actual = encode(encoder, view), encode(encoder, parts)
     assert_close(actual.tokens, expected.tokens, atol=2e-5, rtol=0)
     assert_close(actual.pooled, expected.pooled, atol=2e-5, rtol=0)
+
+
+def test_no_data_of_one_view_changes_nothing_anywhere(encoder, make_view):
+    one, other = make_view(3), make_view(2, size=(4, 4), res=30.0, seed=1)
+    one['valid'][:, :6] = False
+    nothing = {**other, 'valid': torch.zeros_like(other['valid'])}
+    alone, both = encode(encoder, one), encode(encoder, [one, nothing])
+    assert torch.equal(alone.valid, both.valid)
+    assert_close(both.tokens, alone.tokens, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize('chunk', [1, 2 * 36 * 4 * 3])
