@@ -20,7 +20,9 @@ from torchgeo_anysensor.models import (
     anysensor_vit_base,
     anysensor_vit_small,
     anysensor_vit_tiny,
+    atomizer_tiny,
     encode,
+    ramen_tiny,
 )
 
 # Builders of encoders with random weights, small enough for a test of less than a second
@@ -32,6 +34,10 @@ BUILDERS = {
     'copernicusfm': lambda: CopernicusFMEncoder(
         48, depth=2, num_heads=3, patch_size=4, token_m=60.0
     ),
+    'atomizer': lambda: atomizer_tiny(depth=2),
+    'atomizer_token_30': lambda: atomizer_tiny(depth=2, token_m=30.0),
+    'ramen': lambda: ramen_tiny(depth=2),
+    'ramen_token_30': lambda: ramen_tiny(depth=2, token_m=30.0),
     'timm_vit': lambda: TimmEncoder(FIXED_BANDS, model='vit_tiny_patch16_224', token_m=60.0),
     'timm_resnet': lambda: TimmEncoder(FIXED_BANDS, model='resnet10t', token_m=60.0),
 }
@@ -41,6 +47,7 @@ FIXED_BANDS = (0.44, 1.6133)
 
 NO_GSD = 'the original is not told the ground sample distance'
 NO_BANDWIDTH = 'the original is not told the bandwidth'
+A_SET = 'the tokens of Atomizer know their place, so the set shows which pixels are missing'
 FIXED = 'the bands are fixed: others are an error, and nothing is told about them'
 # What an encoder cannot do, by builder and test; as a table for users in docs/encoders.md
 EXCEPTIONS = {
@@ -49,6 +56,10 @@ EXCEPTIONS = {
     ('panopticon', 'test_gsd_matters'): NO_GSD,
     ('panopticon', 'test_bandwidth_matters'): NO_BANDWIDTH,
     ('copernicusfm', 'test_gsd_matters'): NO_GSD,
+    ('ramen', 'test_bandwidth_matters'): NO_BANDWIDTH,
+    ('ramen_token_30', 'test_bandwidth_matters'): NO_BANDWIDTH,
+    ('atomizer', 'test_invalid_pixels_are_excluded_not_zero'): A_SET,
+    ('atomizer_token_30', 'test_invalid_pixels_are_excluded_not_zero'): A_SET,
     **{
         (builder, test): FIXED
         for builder in ('timm_vit', 'timm_resnet')

@@ -4,6 +4,7 @@
 """Encoders of any sensor, heads that make maps of their features, and other ways to a map."""
 
 from .anysensor import AnySensorViT, anysensor_vit_base, anysensor_vit_small, anysensor_vit_tiny
+from .atomizer import Atomizer, atomizer_small, atomizer_tiny
 from .base import Decision, Features, Raster, Segmenter, SensorEncoder, encode, segment, to_grid
 from .codes import BandCode, FourierBandCode, NanometreBandCode, PointBandCode
 from .floors import FittedSegmenter, PixelRegression, RandomConvolutions, SoftmaxRegression
@@ -12,10 +13,13 @@ from .harmonise import Harmonised, UNetScratch
 from .heads import LinearHead, SMPDecoderHead
 from .plain import TimmEncoder
 from .probe import TokenRegression
+from .ramen import RAMEN, ramen_small, ramen_tiny
 from .wrapped import CopernicusFMEncoder, DOFAEncoder, PanopticonEncoder
 
 __all__ = [
+    'RAMEN',
     'AnySensorViT',
+    'Atomizer',
     'Attend',
     'BandCode',
     'Concatenate',
@@ -47,7 +51,11 @@ __all__ = [
     'anysensor_vit_base',
     'anysensor_vit_small',
     'anysensor_vit_tiny',
+    'atomizer_small',
+    'atomizer_tiny',
     'encode',
+    'ramen_small',
+    'ramen_tiny',
     'segment',
     'to_grid',
 ]

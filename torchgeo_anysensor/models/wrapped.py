@@ -19,8 +19,9 @@ from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 from torchgeo.models.copernicusfm import resize_abs_pos_embed
 
+from .codes import is_thermal
 from .one_grid import GridInputs, OneListEncoder, mean_of_valid
-from .spectral import is_thermal, standardise
+from .spectral import standardise
 from .weights import load_weights, read_weights, weights_name
 
 #: What the originals call ``img_size``: the side of an image that needs no other positions.
