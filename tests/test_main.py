@@ -97,7 +97,7 @@ def miniature(path, protocols):
     for method in config['methods'].values():
         init_args = method['init_args']
         init_args.pop('only', None)
-        if isinstance(init_args.get('encoder'), dict):
+        if 'anysensor_vit_tiny' in str(init_args.get('encoder')):
             init_args['encoder']['init_args']['depth'] = 1
         if 'RandomConvolutions' in str(method):
             init_args['segmenter']['init_args'] = {'filters': 4}
@@ -114,11 +114,12 @@ def test_comparison_runs_every_method_once_and_reports(workplace, capsys):
     first = capsys.readouterr().out
     assert 'matrix, other sensor: pretrained linear (' in first
     report = Path('logs/compare/report.md').read_text()
+    absent = {'DOFA', 'Panopticon', 'Copernicus-FM'}  # no weights here
     for name in config['methods']:
-        assert f'| {name} |' in report
+        assert (f'- {name}: the file of' if name in absent else f'| {name} |') in report
     with Path('logs/compare/results.csv').open() as file:
         rows = list(csv.DictReader(file))
-    assert {row['method'] for row in rows} == set(config['methods'])
+    assert {row['method'] for row in rows} == set(config['methods']) - absent
     assert all(0 <= float(row['miou']) <= 1 and float(row['ece']) >= 0 for row in rows)
     pictures = {path.stem for path in Path('logs/compare').glob('*.png')}
     assert pictures == {'matrix', 'matrix-heat', 'matrix-maps', 'removed', 'removed-maps'}

@@ -5,7 +5,7 @@
 
 from .evaluate import evaluate
 from .learning import Method
-from .methods import Probe, Regression, Trained, Translation
+from .methods import Probe, Regression, Trained
 from .protocols import (
     Condition,
     FewLabels,
@@ -19,6 +19,7 @@ from .protocols import (
 )
 from .scores import Difference, difference
 from .training import Budget
+from .translation import Translation
 
 __all__ = [
     'Budget',

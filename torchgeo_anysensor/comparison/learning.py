@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +22,14 @@ from torch import nn
 from ..models import FittedSegmenter, Segmenter
 from ..models.floors import Labelled
 from ..models.pretrained import describe
-from ..tasks import MapTask, Segmentation
+from ..tasks import CrossSensorContrastive, MapTask, Segmentation, SensorTranslation
 from ..tasks.base import sensor_views
 from ..tasks.segmentation import seen_labels
 from ..types import IGNORE_INDEX
 from .patches import Patches
 from .protocols import Case, Test
 from .scores import count, scores
-from .training import Budget, Spent, Transform, predict, train
+from .training import Budget, Spent, Transform, default_precision, predict, train
 
 #: ``class_path`` and ``init_args``, as in a YAML config.
 Description = Mapping[str, Any]
@@ -214,6 +215,35 @@ def train_task(task: MapTask, ground: Ground) -> Spent:
     """Train with labels, within the budget."""
     patches = labelled(ground.train)
     return train(task, patches, ground.budget, seed=ground.seed, transforms=ground.transforms)
+
+
+def train_unlabelled(
+    task: CrossSensorContrastive | SensorTranslation, ground: Ground, path: Path
+) -> None:
+    """Train a task without labels and keep it, whole or not at all."""
+    spent = train(
+        task, ground.unlabelled(), ground.budget, seed=ground.seed, transforms=ground.transforms
+    )
+    kept = {
+        'hyper_parameters': plain(dict(task.hparams)),
+        'state_dict': task.state_dict(),
+        'spent': asdict(spent),
+    }
+    draft = path.with_suffix(f'.{os.getpid()}')
+    torch.save(kept, draft)
+    draft.replace(path)
+
+
+def kept_name(what: Any, case: Case, budget: Budget, seed: int) -> str:
+    """File name of what is trained without labels."""
+    precision = budget.precision or default_precision()
+    spend = budget.pretrain_steps, budget.pretrain_batch_size, precision
+    return f'{digest(what, case.pretrain, spend, seed)}.ckpt'
+
+
+def kept_spent(path: Path) -> Spent:
+    """What a kept training took."""
+    return Spent(**torch.load(path, map_location='cpu', weights_only=True)['spent'])
 
 
 def fit_segmenter(

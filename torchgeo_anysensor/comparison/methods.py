@@ -6,42 +6,35 @@
 import copy
 import hashlib
 import inspect
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from ..models import FittedSegmenter, SensorEncoder, SMPDecoderHead, TokenRegression
 from ..models.harmonise import COMMON_BANDS_UM
 from ..models.pretrained import describe, load_encoder
-from ..tasks import (
-    CrossSensorContrastive,
-    SegmentationProbe,
-    SensorTranslation,
-    Translated,
-    Translator,
-)
+from ..models.weights import weights_file
+from ..tasks import SegmentationProbe
 from .learning import (
     Description,
     Fitted,
     Ground,
     Method,
     Plain,
-    band_counts,
     build,
     build_segmenter,
     class_of,
-    digest,
     fit_segmenter,
-    plain,
+    kept_name,
+    kept_spent,
     train_segmenter,
     train_task,
+    train_unlabelled,
 )
 from .protocols import Case, Condition, Test
-from .training import Budget, Spent, default_precision, train
+from .training import Budget, Spent
 
 
 class Trained(Method):
@@ -177,9 +170,27 @@ class Probe(Method):
         self.choices = tuple(choices)
 
     def missing(self) -> str | None:
-        """A checkpoint that is not on disk: the method is left out, never made up."""
-        if isinstance(self.encoder, str) and not Path(self.encoder).is_file():
-            return f'no weights at {self.encoder}'
+        """Weights that are not on disk: the method is left out, never made up."""
+        try:
+            self._weights_file()
+        except FileNotFoundError as error:
+            return str(error)
+        return None
+
+    def _weights_file(self) -> Path | None:
+        """File that the encoder is made from, if it is.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        if isinstance(self.encoder, str):
+            if not Path(self.encoder).is_file():
+                raise FileNotFoundError(f'no weights at {self.encoder}')
+            return Path(self.encoder)
+        if isinstance(self.encoder, Mapping):
+            init_args = self.encoder.get('init_args', {})
+            name = init_args.get('weights') if isinstance(init_args, Mapping) else None
+            return None if name is None else weights_file(name)
         return None
 
     def cannot(self, case: Case, test: Test) -> str | None:
@@ -194,7 +205,7 @@ class Probe(Method):
             return None
         known = isinstance(self.encoder, str | Mapping)
         encoder = self.encoder if known else describe(self.encoder)
-        return _name([encoder, self.weights(), self.objective], case, budget, seed)
+        return kept_name([encoder, self.weights(), self.objective], case, budget, seed)
 
     def prepare(self, ground: Ground) -> None:
         """Pretrain the encoder; see :meth:`Method.prepare`."""
@@ -203,9 +214,8 @@ class Probe(Method):
 
     def weights(self) -> str | None:
         """Digest of the checkpoint; see :meth:`Method.weights`."""
-        if not isinstance(self.encoder, str):
-            return None
-        return hashlib.sha256(Path(self.encoder).read_bytes()).hexdigest()
+        file = self._weights_file()
+        return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
 
     def learn(self, ground: Ground) -> tuple[Fitted, float]:
         """Choose the penalty or the learning rate, and read the encoder out."""
@@ -260,112 +270,8 @@ class Probe(Method):
             objective: Description = self.objective
             given = {**objective.get('init_args', {}), 'encoder': encoder}
             task = class_of(self.objective)(**given)
-            _train_unlabelled(task, ground, path)
-        return load_encoder(path), _spent(path)
-
-
-class Translation(Method):
-    """A network turns one sensor into another, of which a segmenter then makes the map."""
-
-    def __init__(
-        self,
-        segmenter: Plain,
-        *,
-        source: str = 'landsat_c2l2',
-        target: str = 'sentinel2_l2a',
-        choices: Sequence[float] = (1e-3, 3e-4, 3e-3),
-        only: Sequence[str] | None = None,
-    ) -> None:
-        """Make the method.
-
-        Args:
-            segmenter: ``class_path`` and ``init_args`` of the segmenter of the target.
-            source: Name of the sensor to translate.
-            target: Name of the sensor to translate it into.
-            choices: Learning rates to try.
-            only: See :class:`Method`.
-        """
-        super().__init__(only=only)
-        self.segmenter = segmenter
-        self.source = source
-        self.target = target
-        self.choices = tuple(choices)
-
-    def cannot(self, case: Case, test: Test) -> str | None:
-        """It knows two sensors."""
-        known = {self.source, self.target}
-        for condition in (case.train, test.condition):
-            if not set(condition.sensors) <= known:
-                return f'knows {self.source} and {self.target} alone'
-        if not known <= set(case.pretrain.sensors):
-            return f'has no pairs of {self.source} and {self.target} to learn from'
-        if case.train.without_um or test.condition.without_um:
-            return 'needs the bands that it was made for'
-        return None
-
-    def prepared(self, case: Case, budget: Budget, seed: int) -> str:
-        """Name the file of the translator; see :meth:`Method.prepared`."""
-        return _name(['translation', self.source, self.target], case, budget, seed)
-
-    def prepare(self, ground: Ground) -> None:
-        """Train the translator; see :meth:`Method.prepare`."""
-        self._translator(ground)
-
-    def fit(self, ground: Ground, choice: float) -> Fitted:
-        """Train the segmenter; see :meth:`Method.fit`."""
-        translator, pretraining = self._translator(ground)
-        torch.manual_seed(ground.seed)
-        count = translator.init_args['target_bands']
-        inner = build_segmenter(self.segmenter, ground, bands={self.target: count})
-        both = Translated(translator, inner, source=self.source, target=self.target)
-        fitted = train_segmenter(both, ground, lr=choice)
-        return Fitted(fitted.task, fitted.spent, pretraining)
-
-    def _translator(self, ground: Ground) -> tuple[Translator, Spent]:
-        """The trained translator, from the folder if it is there."""
-        path = ground.keep / self.prepared(ground.case, ground.budget, ground.seed)
-        torch.manual_seed(ground.seed)
-        if not path.exists():
-            patches = ground.unlabelled()
-            counts = band_counts(patches)
-            fresh = Translator(counts[self.source], counts[self.target])
-            task = SensorTranslation(fresh, source=self.source, target=self.target)
-            _train_unlabelled(task, ground, path)
-        kept = torch.load(path, map_location='cpu', weights_only=True)
-        translator = Translator(**_plain_init(kept['hyper_parameters']['translator']))
-        prefix = 'translator.'
-        weights = {k.removeprefix(prefix): v for k, v in kept['state_dict'].items()}
-        translator.load_state_dict(weights)
-        return translator.eval(), _spent(path)
-
-
-def _train_unlabelled(
-    task: CrossSensorContrastive | SensorTranslation, ground: Ground, path: Path
-) -> None:
-    """Train a task without labels and keep it, whole or not at all."""
-    spent = train(
-        task, ground.unlabelled(), ground.budget, seed=ground.seed, transforms=ground.transforms
-    )
-    kept = {
-        'hyper_parameters': plain(dict(task.hparams)),
-        'state_dict': task.state_dict(),
-        'spent': asdict(spent),
-    }
-    draft = path.with_suffix(f'.{os.getpid()}')
-    torch.save(kept, draft)
-    draft.replace(path)
-
-
-def _name(what: Any, case: Case, budget: Budget, seed: int) -> str:
-    """File name of what is trained without labels."""
-    precision = budget.precision or default_precision()
-    spend = budget.pretrain_steps, budget.pretrain_batch_size, precision
-    return f'{digest(what, case.pretrain, spend, seed)}.ckpt'
-
-
-def _spent(path: Path) -> Spent:
-    """What a kept training took."""
-    return Spent(**torch.load(path, map_location='cpu', weights_only=True)['spent'])
+            train_unlabelled(task, ground, path)
+        return load_encoder(path), kept_spent(path)
 
 
 def _other_bands(train: Condition, test: Condition) -> str | None:
@@ -383,14 +289,3 @@ def _no_common_bands(*conditions: Condition) -> str | None:
         if gone := [name for name, um in COMMON_BANDS_UM.items() if low <= um <= high]:
             return f'needs {", ".join(gone)}, which is hidden'
     return None
-
-
-def _plain_init(description: Description) -> dict[str, Any]:
-    """``init_args`` with the network, if it has one, as a function of its channels."""
-    init_args = dict(description['init_args'])
-    network = init_args.pop('network')
-    if isinstance(network, Mapping):
-        options = network.get('init_args', {})
-        kind = class_of(network)
-        init_args['network'] = lambda c_in, c_out: kind(c_in, c_out, **options)
-    return init_args

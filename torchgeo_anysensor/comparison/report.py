@@ -56,7 +56,7 @@ class Report:
         keys = self.rows[['protocol', 'case', 'test', 'method', 'seed']].itertuples(index=False)
         self._counts: dict[tuple[str, ...], Counts] = dict(zip(map(tuple, keys), counts))
         self.methods = [name for name in methods if name in set(self.rows['method'])]
-        self.seeds = sorted(self.rows['seed'].unique())
+        self.seeds = sorted(map(int, self.rows['seed'].unique()))
         self._bootstrap = Bootstrap(block for found in counts for block in found.block)
         self.maps: dict[str, dict[str, NDArray[Any]]] = {}
         for result in results:

@@ -21,12 +21,34 @@ def weights_name(weights: Enum | str | Path | None) -> str | None:
     return None if weights is None else str(weights)
 
 
-def read_weights(name: str) -> dict[str, Tensor]:
-    """Read the weights of a file. Nothing is ever downloaded.
+def weights_file(name: str) -> Path:
+    """Find the file of weights. Nothing is ever downloaded.
 
     Args:
         name: A weights member of TorchGeo (``DOFABase16_Weights.DOFA_MAE``) whose file is in the
             cache of torch hub, or the path of a file.
+
+    Returns:
+        Its path.
+
+    Raises:
+        FileNotFoundError: If the file is not here.
+        ValueError: If TorchGeo has no such weights.
+    """
+    path = _cached(name) if _MEMBER.fullmatch(name) else Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path}: no such file of weights; give the path of a state dict, or a member of '
+            "TorchGeo's weights such as DOFABase16_Weights.DOFA_MAE"
+        )
+    return path
+
+
+def read_weights(name: str) -> dict[str, Tensor]:
+    """Read the weights of a file.
+
+    Args:
+        name: See :func:`weights_file`.
 
     Returns:
         The state dict in the file.
@@ -35,12 +57,7 @@ def read_weights(name: str) -> dict[str, Tensor]:
         FileNotFoundError: If the file is not here.
         ValueError: If TorchGeo has no such weights, or the file holds no state dict.
     """
-    path = _cached(name) if _MEMBER.fullmatch(name) else Path(name)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path}: no such file of weights; give the path of a state dict, or a member of '
-            "TorchGeo's weights such as DOFABase16_Weights.DOFA_MAE"
-        )
+    path = weights_file(name)
     state = torch.load(path, map_location='cpu', weights_only=True)
     if not (isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())):
         raise ValueError(f'{path}: expected a state dict (names and tensors) and nothing else')
