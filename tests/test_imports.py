@@ -22,7 +22,7 @@ ALLOWED = {
     'tasks': {'types', 'models', 'losses'},
     'comparison': {'types', 'datasets', 'samplers', 'datamodules', 'models', 'tasks'},
     'simulate': {'sensors'},
-    'main': {'sensors', 'datasets', 'simulate', 'comparison', 'cli'},
+    'main': {'sensors', 'datasets', 'models', 'simulate', 'comparison', 'cli'},
     'cli': {'main', 'datamodules', 'losses', 'tasks', 'transforms'},
     '__main__': {'main'},
     '__init__': set(),

@@ -55,6 +55,11 @@ def scores(folder):
 def test_main_job_then_probe_then_test_on_another_sensor(workplace):
     main(['fit', '--config', str(ROOT / 'conf/pretrain.yaml'), *SHORT, *SMALL_BLOCKS])
     assert {'val_loss', 'val_retrieval', 'val_chance'} <= scores('logs/pretrain').keys()
+    main(['export', 'logs/pretrain/encoder.ckpt', 'shared'])
+    card = Path('shared/README.md').read_text()
+    assert '| sensors | sentinel2_l2a, landsat_c2l2' in card
+    assert '| steps | 1 |' in card
+    assert '| val_retrieval | ' in card
     probe = ['--config', str(ROOT / 'conf/probe.yaml'), *SHORT, *SMALL_BLOCKS]
     main(['fit', *probe])
     found = scores('logs/probe')
@@ -217,6 +222,18 @@ def test_sensors_prints_the_bands_of_one(name, capsys):
     main(['sensors', name])
     printed = capsys.readouterr().out
     assert all(band in printed for band in SENSORS[name].band_names)
+
+
+def test_export_says_what_is_wrong(tmp_path, capsys):
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'file').touch()
+    for args, said in (
+        (['nowhere.ckpt', 'new'], 'nowhere.ckpt: no such checkpoint'),
+        (['nowhere.ckpt', str(tmp_path / 'full')], 'is there and not empty'),
+    ):
+        with pytest.raises(SystemExit):
+            main(['export', *args])
+        assert said in capsys.readouterr().err
 
 
 def test_unknown_sensor_is_said(capsys):

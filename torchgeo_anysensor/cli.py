@@ -24,6 +24,7 @@ Besides fit, validate, test and predict:
   torchgeo-anysensor sensors [NAME]   the sensors that are known, or the bands of one
   torchgeo-anysensor inspect PATH     what lies at a path, and a picture of it
   torchgeo-anysensor compare --config CONFIG   compare ways to combine sensors
+  torchgeo-anysensor export CHECKPOINT FOLDER  write an encoder to share
   torchgeo-anysensor simulate DIR     write simulated scenes with known land cover
 """
 

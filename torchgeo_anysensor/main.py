@@ -104,8 +104,32 @@ def compare(args: Sequence[str]) -> None:
     run_comparison(args, write_demo=write_scenes, say=_say)
 
 
+def export(args: Sequence[str]) -> None:
+    """Write the encoder of a checkpoint to a folder that can be shared.
+
+    Args:
+        args: Of the command line.
+    """
+    parser = argparse.ArgumentParser(
+        'torchgeo-anysensor export', description=(export.__doc__ or '').splitlines()[0]
+    )
+    parser.add_argument('checkpoint', help='file of a pretraining or a probe')
+    parser.add_argument('folder', type=Path, help='folder to write; must not exist or be empty')
+    options = parser.parse_args(args)
+    from .models.pretrained import load_encoder  # heavy
+
+    try:
+        if options.folder.exists() and any(options.folder.iterdir()):
+            raise ValueError(f'{options.folder}: is there and not empty; choose another folder')
+        load_encoder(options.checkpoint).save_pretrained(options.folder)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    _say(f'Weights, config and model card: {options.folder}')
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     'compare': compare,
+    'export': export,
     'inspect': inspect,
     'sensors': sensors,
     'simulate': simulate,

@@ -19,7 +19,8 @@ from torchgeo_anysensor.models import (
     TimmEncoder,
     encode,
 )
-from torchgeo_anysensor.models.pretrained import build_encoder, describe, load_encoder
+from torchgeo_anysensor.models.description import describe
+from torchgeo_anysensor.models.pretrained import build_encoder, load_encoder
 from torchgeo_anysensor.models.weights import load_weights, read_weights
 from torchgeo_anysensor.models.wrapped import (
     COPERNICUSFM_REFLECTANCE,

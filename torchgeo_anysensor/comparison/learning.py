@@ -20,8 +20,8 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from ..models import FittedSegmenter, Segmenter
+from ..models.description import describe
 from ..models.floors import Labelled
-from ..models.pretrained import describe
 from ..tasks import CrossSensorContrastive, MapTask, Segmentation, SensorTranslation
 from ..tasks.base import sensor_views
 from ..tasks.segmentation import seen_labels

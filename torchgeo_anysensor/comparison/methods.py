@@ -13,8 +13,9 @@ from typing import Literal
 import torch
 
 from ..models import FittedSegmenter, SensorEncoder, SMPDecoderHead, TokenRegression
+from ..models.description import describe
 from ..models.harmonise import COMMON_BANDS_UM
-from ..models.pretrained import describe, load_encoder
+from ..models.pretrained import load_encoder
 from ..models.weights import weights_file
 from ..tasks import SegmentationProbe
 from .learning import (

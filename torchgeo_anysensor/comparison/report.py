@@ -54,7 +54,9 @@ class Report:
         self.rows = pd.DataFrame([row for result in results for row in result.rows])
         counts = [found for result in results for found in result.counts]
         keys = self.rows[['protocol', 'case', 'test', 'method', 'seed']].itertuples(index=False)
-        self._counts: dict[tuple[str, ...], Counts] = dict(zip(map(tuple, keys), counts))
+        self._counts: dict[tuple[str, str, str, str, int], Counts] = dict(
+            zip(map(tuple, keys), counts)
+        )
         self.methods = [name for name in methods if name in set(self.rows['method'])]
         self.seeds = sorted(map(int, self.rows['seed'].unique()))
         self._bootstrap = Bootstrap(block for found in counts for block in found.block)

@@ -55,6 +55,18 @@ class MultiSensorDataModule(BaseDataModule):
         self.train_transforms = tuple(train_transforms)
         self.samplers: dict[str, GeoSampler] = {}
 
+    def facts(self) -> dict[str, Any]:
+        """Say what the data are, as plain values, for the card of a model."""
+        times = self.scenes.index.index
+        return {
+            'sensors': ', '.join(self.scenes.datasets),
+            'acquisitions of the first sensor': len(self.scenes.index),
+            'first day': times.left.min().date().isoformat(),
+            'last day': times.right.max().date().isoformat(),
+            'patch in metres': float(self.size),
+            'batch size': int(self.batch_size),
+        }
+
     def setup(self, stage: str) -> None:
         """Split the ground and find where patches fit.
 

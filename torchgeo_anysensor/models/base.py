@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..types import SensorSample
+from .hub import HubEncoder
 
 #: Centre wavelengths that an optical band can have, in micrometres.
 WAVELENGTH_RANGE_UM = (0.3, 15.0)
@@ -26,8 +27,11 @@ class Features(NamedTuple):
     valid: Tensor  #: ``(B, N)`` bool: the token has seen at least one valid pixel
 
 
-class SensorEncoder(nn.Module, ABC):
+class SensorEncoder(nn.Module, HubEncoder, ABC):
     """An encoder of any sensor.
+
+    ``save_pretrained`` writes it to a folder, and ``from_pretrained`` of this class reads any
+    encoder back, from a folder or, if that is asked for by name, from the Hugging Face Hub.
 
     Attributes:
         embed_dim: Length ``D`` of the features.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..types import SensorSample
 from .base import Decision, Raster, Segmenter, to_grid
-from .pretrained import describe
+from .description import describe
 from .spectral import standardise
 
 #: Makes a network ``(B, in, H, W) -> (B, out, H, W)`` when the channels are known. A network with

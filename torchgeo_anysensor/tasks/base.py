@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchgeo.tasks import BaseTask
 
-from ..models.pretrained import describe
+from ..models.description import describe
 from ..types import BAND_FACTS, SensorSample
 
 #: What Lightning calls to rebuild a task from ``class_path`` and ``init_args``.
@@ -50,6 +50,18 @@ class SensorTask(BaseTask):
         """
         plain = {name: describe(module) for name, module in modules.items()}
         self.save_hyperparameters({**plain, '_instantiator': _INSTANTIATOR})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the run was, for the card of its encoder."""
+        metrics = {k: round(float(v), 4) for k, v in self.trainer.callback_metrics.items()}
+        data: Any = getattr(self.trainer, 'datamodule', None)
+        checkpoint['run'] = {
+            'task': type(self).__name__,
+            'steps': int(self.trainer.global_step),
+            'epochs': int(self.trainer.current_epoch) + 1,
+            'data': data.facts() if hasattr(data, 'facts') else {},
+            'metrics': metrics,
+        }
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, with a linear warm-up and a cosine decay over the steps of the run."""

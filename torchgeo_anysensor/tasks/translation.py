@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models import Decision, Raster, Segmenter, UNet, to_grid
+from ..models.description import describe
 from ..models.fusion import NetworkBuilder, described, network_input
-from ..models.pretrained import describe
 from ..models.spectral import standardise
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
 from .base import SensorTask, sensor_views

@@ -1,0 +1,101 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Encoders go to a folder and come back, without a network."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from torchgeo_anysensor.models import (
+    AnySensorViT,
+    DOFAEncoder,
+    PointBandCode,
+    SensorEncoder,
+    anysensor_vit_tiny,
+    encode,
+)
+from torchgeo_anysensor.models.pretrained import load_encoder
+
+BUILDERS = {
+    'anysensor': lambda: AnySensorViT(24, depth=1, num_heads=2, band_dim=8, code=PointBandCode),
+    'dofa': lambda: DOFAEncoder(48, depth=1, num_heads=3, patch_size=4, token_m=60.0),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError('the network was asked')
+
+    monkeypatch.setattr('socket.socket.connect', refuse)
+
+
+@pytest.mark.parametrize('name', BUILDERS)
+@pytest.mark.parametrize('read', [SensorEncoder.from_pretrained, load_encoder])
+def test_folder_and_back(name, read, tmp_path, make_view):
+    torch.manual_seed(0)
+    encoder = BUILDERS[name]().eval()
+    encoder.save_pretrained(tmp_path / 'it')
+    assert {p.name for p in (tmp_path / 'it').iterdir()} == {
+        'config.json',
+        'model.safetensors',
+        'README.md',
+    }
+    again = read(tmp_path / 'it')
+    assert type(again) is type(encoder)
+    assert not again.training
+    assert again.init_args == encoder.init_args
+    view = make_view()
+    assert torch.equal(encode(again, view).tokens, encode(encoder, view).tokens)
+
+
+def test_card_tells_the_run(tmp_path):
+    encoder = anysensor_vit_tiny(depth=1)
+    encoder.run = {
+        'task': 'CrossSensorContrastive',
+        'steps': 96,
+        'data': {'sensors': 'sentinel2_l2a, landsat_c2l2'},
+        'metrics': {'val_retrieval': 0.8},
+    }
+    encoder.save_pretrained(tmp_path)
+    card = (tmp_path / 'README.md').read_text()
+    for line in ('| steps | 96 |', '| sensors | sentinel2_l2a, landsat_c2l2 |', '| depth | 1 |'):
+        assert line in card
+    assert '| val_retrieval | 0.8 |' in card
+    assert 'library_name: torchgeo_anysensor' in card
+    assert SensorEncoder.from_pretrained(tmp_path).run == encoder.run
+    encoder.run = None
+    encoder.save_pretrained(tmp_path)  # the card is of these weights, not of those before
+    assert 'Nothing is known of a training' in (tmp_path / 'README.md').read_text()
+
+
+def test_arguments_of_another_kind_are_an_error(tmp_path):
+    anysensor_vit_tiny(depth=1).save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match='AnySensorViT, not a DOFAEncoder'):
+        DOFAEncoder.from_pretrained(tmp_path)
+
+
+def test_a_config_imports_nothing(tmp_path):
+    anysensor_vit_tiny(depth=1).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / 'config.json').read_text())
+    config['class_path'] = 'antigravity.Encoder'
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match='not part of torchgeo_anysensor'):
+        SensorEncoder.from_pretrained(tmp_path)
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r'no config.json that describes an encoder'):
+        SensorEncoder.from_pretrained(tmp_path)
+    anysensor_vit_tiny(depth=1).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / 'model.safetensors')
+    weights.pop(next(iter(weights)))
+    save_file(weights, tmp_path / 'model.safetensors')
+    with pytest.raises(ValueError, match='the weights do not fit the config'):
+        SensorEncoder.from_pretrained(tmp_path)
+    (tmp_path / 'model.safetensors').unlink()
+    with pytest.raises(ValueError, match='a config and no weights'):
+        SensorEncoder.from_pretrained(tmp_path)

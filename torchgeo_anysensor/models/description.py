@@ -1,0 +1,76 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Modules as plain values, the form that a YAML config has, and back."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+
+def describe(module: Any) -> Any:
+    """Describe a module as ``class_path`` and ``init_args``, the form that a YAML config has.
+
+    Args:
+        module: A module with ``init_args``, or a class or function.
+
+    Returns:
+        The description, of plain values; anything else comes back as it is.
+    """
+    init_args = getattr(module, 'init_args', None)
+    if isinstance(module, nn.Module) and isinstance(init_args, dict):
+        kind = type(module)
+        return {
+            'class_path': f'{kind.__module__}.{kind.__qualname__}',
+            'init_args': {key: describe(value) for key, value in init_args.items()},
+        }
+    if inspect.isclass(module) or inspect.isfunction(module):
+        return {'class_path': f'{module.__module__}.{module.__qualname__}'}
+    return module
+
+
+def build(description: Mapping[str, Any]) -> Any:
+    """Build what a description names.
+
+    Args:
+        description: ``class_path`` and ``init_args``.
+
+    Returns:
+        The object, with fresh weights.
+
+    Raises:
+        ValueError: If the class is not found in this package or in a module that is already
+            imported (a file must not make Python import others).
+    """
+    init_args = {key: _class(value) for key, value in (description.get('init_args') or {}).items()}
+    return _named(description['class_path'])(**init_args)
+
+
+def _class(value: Any) -> Any:
+    """The class that a description without arguments names; anything else as it is."""
+    named = isinstance(value, Mapping) and value.keys() == {'class_path'}
+    return _named(value['class_path']) if named else value
+
+
+def _named(path: str) -> Any:
+    """What the path of a class names.
+
+    Raises:
+        ValueError: If it is not in this package, nor in a module that is imported; or not there.
+    """
+    module_name, _, name = path.rpartition('.')
+    package = __name__.partition('.')[0]
+    if module_name.partition('.')[0] != package and module_name not in sys.modules:
+        raise ValueError(
+            f'{path} is not part of {package}; import {module_name} first if you trust it'
+        )
+    target = getattr(importlib.import_module(module_name), name, None)
+    if target is None:
+        raise ValueError(
+            f'{module_name} has no {name}; was the checkpoint made by a newer version?'
+        )
+    return target
