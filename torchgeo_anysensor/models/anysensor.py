@@ -3,7 +3,7 @@
 
 """An encoder for any optical sensor, at any resolution."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from .trunk import Trunk, cell_centres
 
 #: Length of the code of a band.
 CODE_DIM = 128
+#: Makes the codes of bands, given their length.
+CodeBuilder = Callable[[int], BandCode]
 
 
 class AnySensorViT(SensorEncoder):
@@ -39,7 +41,7 @@ class AnySensorViT(SensorEncoder):
         latents: int = 4,
         registers: int = 4,
         token_m: float = 60.0,
-        code: type[BandCode] = BandCode,
+        code: CodeBuilder = BandCode,
     ) -> None:
         """Make the encoder.
 
@@ -51,7 +53,7 @@ class AnySensorViT(SensorEncoder):
             latents: Vectors that attend to the bands of a ground cell.
             registers: Tokens of the transformer without a place, beside the class token.
             token_m: Width of a ground token in metres, unless the call says another.
-            code: Class of the band codes.
+            code: Makes the band codes of a length.
 
         Raises:
             ValueError: If a token has no width, or the heads do not divide the features.
@@ -67,11 +69,11 @@ class AnySensorViT(SensorEncoder):
             'latents': latents,
             'registers': registers,
             'token_m': token_m,
-            'code': code,
         }
         self.embed_dim = embed_dim
         self.token_m = token_m
         self.code = code(CODE_DIM)
+        self.init_args['code'] = type(self.code)
         self.basis = SpatialBasis(band_dim)
         self.film = FiLM(band_dim, code_dim=CODE_DIM)
         self.spectral = SpectralAttention(band_dim, out_dim=embed_dim, latents=latents)

@@ -53,6 +53,8 @@ class SensorTask(BaseTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the run was, for the card of its encoder."""
+        if self._trainer is None:  # saved by itself
+            return
         metrics = {k: round(float(v), 4) for k, v in self.trainer.callback_metrics.items()}
         data: Any = getattr(self.trainer, 'datamodule', None)
         checkpoint['run'] = {
