@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torchgeo_anysensor.datasets import MultiSensorDataset, collate_sensors
 from torchgeo_anysensor.losses import CrossSensorInfoNCE
 from torchgeo_anysensor.models import anysensor_vit_tiny, encode
+from torchgeo_anysensor.models.description import describe
 from torchgeo_anysensor.models.pretrained import build_encoder, load_encoder
 from torchgeo_anysensor.samplers import AlignedPatchSampler
 from torchgeo_anysensor.tasks import CrossSensorContrastive
@@ -141,10 +142,9 @@ def checkpoint(batch, tmp_path):
 
 def test_checkpoint_holds_no_pickled_objects(checkpoint):
     _, path = checkpoint
-    assert torch.load(path, weights_only=True)['hyper_parameters']['encoder'] == {
-        'class_path': 'torchgeo_anysensor.models.anysensor.AnySensorViT',
-        'init_args': anysensor_vit_tiny(depth=1, token_m=60).init_args,
-    }
+    assert torch.load(path, weights_only=True)['hyper_parameters']['encoder'] == describe(
+        anysensor_vit_tiny(depth=1, token_m=60)
+    )
 
 
 def test_task_rebuilds_itself_from_its_checkpoint(checkpoint):
