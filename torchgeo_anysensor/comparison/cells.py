@@ -40,12 +40,19 @@ class Cell:
     tests: tuple[tuple[Case, Test], ...] = field(repr=False)
 
 
+class Drawn(NamedTuple):
+    """Predictions to be drawn."""
+
+    rows: NDArray[np.int64]  #: ``(n,)`` numbers of the patches of the test
+    classes: NDArray[np.uint8]  #: ``(n, H, W)``
+
+
 class Result(NamedTuple):
     """What a cell found."""
 
     rows: list[dict[str, Any]]  #: one for each test, plain values
     counts: list[Counts]  #: in the same order
-    maps: dict[str, NDArray[Any]]  #: predictions ``(n, H, W)`` uint8 of one block, by test
+    maps: dict[str, Drawn]  #: predictions of one block of ground, by test
 
 
 def plan(
@@ -185,8 +192,9 @@ def run_cell(cell: Cell, method: Method, ground: Ground, test: Patches) -> Resul
                 'choice': choice,
             }
         )
-        chosen = known[key][shown(patches)].argmax(dim=1)
-        drawn[map_key(case, one)] = chosen.to(torch.uint8).numpy()
+        few = shown(patches)
+        classes = known[key][few].argmax(dim=1).to(torch.uint8)
+        drawn[map_key(case, one)] = Drawn(few.numpy(), classes.numpy())
     return Result(rows, counts, drawn)
 
 
@@ -208,18 +216,21 @@ def map_key(case: Case, test: Test) -> str:
 
 
 def shown(patches: Patches) -> torch.Tensor:
-    """Numbers of the patches of one block at one time, the block of most classes.
+    """Choose what is drawn: a block at a time, with most classes and then most labelled pixels.
 
     Args:
         patches: Of a test.
+
+    Returns:
+        Numbers of patches.
     """
-    best, found = -1, torch.empty(0, dtype=torch.long)
-    for block in torch.unique(patches.block):
-        here = (patches.block == block).nonzero().squeeze(1)
-        here = here[patches.time[here] == patches.time[here].max()]
+    best, found = (-1, -1), torch.empty(0, dtype=torch.long)
+    for moment in zip(*torch.unique(torch.stack([patches.block, patches.time]), dim=1)):
+        block, time = moment
+        here = ((patches.block == block) & (patches.time == time)).nonzero().squeeze(1)
         labels = patches.batch['mask'][here]
         labels = labels[labels != IGNORE_INDEX]
-        richness = 10_000 * int(labels.bincount().count_nonzero()) + len(here)
+        richness = int(labels.bincount().count_nonzero()), len(labels)
         if richness > best:
             best, found = richness, here
     return found
@@ -230,7 +241,8 @@ def save_result(result: Result, path: Path) -> None:
     arrays: dict[str, Any] = {'rows': json.dumps(result.rows)}
     for number, found in enumerate(result.counts):
         arrays |= {f'{number}/{key}': value for key, value in to_arrays(found).items()}
-    arrays |= {f'map/{key}': value for key, value in result.maps.items()}
+    for key, drawn in result.maps.items():
+        arrays |= {f'map/{key}': drawn.classes, f'rows/{key}': drawn.rows}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f'.{os.getpid()}')
     with draft.open('wb') as file:
@@ -246,7 +258,8 @@ def load_result(path: Path) -> Result:
             Counts(*(file[f'{number}/{key}'] for key in ('block', 'confusion', 'calibration')))
             for number in range(len(rows))
         ]
-        maps = {key.removeprefix('map/'): file[key] for key in file.files if key.startswith('map/')}
+        keys = [key.removeprefix('rows/') for key in file.files if key.startswith('rows/')]
+        maps = {key: Drawn(file[f'rows/{key}'], file[f'map/{key}']) for key in keys}
     return Result(rows, counts, maps)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..datasets.plot import true_color
 from ..models import to_grid
 from ..types import IGNORE_INDEX
-from .cells import map_key, shown
+from .cells import Drawn, map_key
 from .patches import Patches
 from .protocols import Case, Test, patches_of
 from .report import Report, heat
@@ -125,15 +125,14 @@ def heat_maps(report: Report, protocol: str) -> Figure:
 
 
 def maps(
-    rows: Mapping[str, tuple[Patches, Mapping[str, NDArray[Any]]]],
+    rows: Mapping[str, tuple[Patches, Mapping[str, Drawn]]],
     methods: Sequence[str],
     classes: Sequence[str],
 ) -> Figure:
     """Image, truth and predictions of one block of ground side by side.
 
     Args:
-        rows: By title, the patches of a test and the predictions of each method for those of them
-            that :func:`~.cells.shown` names.
+        rows: By title, the patches of a test and what is drawn of each method.
         methods: Columns.
         classes: Names of the classes.
     """
@@ -148,13 +147,13 @@ def maps(
     base = colormaps['tab10' if len(classes) <= 10 else 'tab20']
     colours = ListedColormap([base(k) for k in range(len(classes))])
     for line, (title, (patches, predicted)) in zip(axes, rows.items()):
-        there = patches.take(shown(patches))
+        there = patches.take(torch.from_numpy(next(iter(predicted.values())).rows))
         line[0].imshow(mosaic(there, _picture(there), fill=0.5)[..., :3])
         _classes(line[1], mosaic(there, there.batch['mask'], fill=IGNORE_INDEX), colours)
         line[0].set_ylabel(title, fontsize=7)
         for ax, method in zip(line[2:], methods):
             if method in predicted:
-                found = torch.from_numpy(predicted[method]).long()
+                found = torch.from_numpy(predicted[method].classes).long()
                 _classes(ax, mosaic(there, found, fill=IGNORE_INDEX), colours)
             else:
                 ax.text(0.5, 0.5, 'not possible', ha='center', fontsize=7, color='0.5')

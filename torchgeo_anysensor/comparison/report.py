@@ -4,13 +4,12 @@
 """Tables and sentences of a comparison."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from .cells import Result
+from .cells import Drawn, Result
 from .scores import Bootstrap, Counts, difference, interval
 
 #: With fewer blocks of ground in a test, an interval is rough.
@@ -34,8 +33,8 @@ class Report:
 
     Attributes:
         rows: One for each test and seed, with all scores: what ``results.csv`` holds.
-        maps: By the test (:func:`~.cells.map_key`) and the method, predictions ``(n, H, W)`` uint8
-            of one block of ground of the first seed.
+        maps: By the test (:func:`~.cells.map_key`) and the method, predictions of one block of
+            ground of the first seed.
         seeds: In order.
     """
 
@@ -60,7 +59,7 @@ class Report:
         self.methods = [name for name in methods if name in set(self.rows['method'])]
         self.seeds = sorted(map(int, self.rows['seed'].unique()))
         self._bootstrap = Bootstrap(block for found in counts for block in found.block)
-        self.maps: dict[str, dict[str, NDArray[Any]]] = {}
+        self.maps: dict[str, dict[str, Drawn]] = {}
         for result in results:
             first = result.rows[0]
             if first['seed'] == self.seeds[0]:
