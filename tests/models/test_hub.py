@@ -65,6 +65,7 @@ def test_card_tells_the_run(tmp_path):
     for line in ('| steps | 96 |', '| sensors | sentinel2_l2a, landsat_c2l2 |', '| depth | 1 |'):
         assert line in card
     assert '| val_retrieval | 0.8 |' in card
+    assert '| code | torchgeo_anysensor.models.codes.BandCode |' in card
     assert 'library_name: torchgeo_anysensor' in card
     assert SensorEncoder.from_pretrained(tmp_path).run == encoder.run
     encoder.run = None

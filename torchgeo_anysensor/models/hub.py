@@ -80,10 +80,14 @@ class HubEncoder(
         run = dict[str, Any]()
         for key, value in (self.run or {}).items():
             run |= value if isinstance(value, Mapping) else {key: value}
+        init_args = {
+            key: value['class_path'] if isinstance(value, Mapping) else value
+            for key, value in about['init_args'].items()
+        }
         facts = {
             'kind': type(self).__name__,
             'class_path': about['class_path'],
-            'init_args': about['init_args'],
+            'init_args': init_args,
             'parameters': f'{sum(p.numel() for p in self.parameters()):,}',
             'run': run,
         }
