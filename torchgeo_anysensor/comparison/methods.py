@@ -7,6 +7,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -216,7 +217,7 @@ class Probe(Method):
     def weights(self) -> str | None:
         """Digest of the checkpoint; see :meth:`Method.weights`."""
         file = self._weights_file()
-        return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+        return None if file is None else _digest_of(file, file.stat().st_mtime_ns)
 
     def learn(self, ground: Ground) -> tuple[Fitted, float]:
         """Choose the penalty or the learning rate, and read the encoder out."""
@@ -273,6 +274,12 @@ class Probe(Method):
             task = class_of(self.objective)(**given)
             train_unlabelled(task, ground, path)
         return load_encoder(path), kept_spent(path)
+
+
+@lru_cache
+def _digest_of(file: Path, mtime_ns: int) -> str:
+    """Digest of a file as it was at a time; every cell asks for it."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _other_bands(train: Condition, test: Condition) -> str | None:

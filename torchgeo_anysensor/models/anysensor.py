@@ -11,7 +11,7 @@ from torch import Tensor
 from ..types import SensorSample
 from .base import Features, SensorEncoder
 from .codes import BandCode
-from .ground import cut, place
+from .ground import cut_view
 from .spectral import FiLM, SpatialBasis, SpectralAttention, standardise
 from .trunk import Trunk, cell_centres
 
@@ -96,10 +96,7 @@ class AnySensorViT(SensorEncoder):
             ValueError: If the patch is not a whole number of cells.
         """
         pixels = standardise(view['image'], view['wavelength'])
-        pixels, valid, res = place(
-            pixels, view['valid'], res=float(view['res']), dx=view['dx'], dy=view['dy']
-        )
-        cells = cut(pixels, valid, res=res, token_m=token_m)
+        cells = cut_view(pixels, view, token_m=token_m)
         y = self.basis(cells.pixels, cells.valid)  # (B, N, C, d)
         code = self.code(view['wavelength'], view['bandwidth'], view['gsd'])
         seen = cells.seen[..., None].expand(y.shape[:-1])

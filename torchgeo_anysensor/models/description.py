@@ -74,3 +74,14 @@ def _named(path: str) -> Any:
             f'{module_name} has no {name}; was the checkpoint made by a newer version?'
         )
     return target
+
+
+def without_weights(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description without the file of weights that a wrapped model started from.
+
+    For a model whose own weights are loaded next.
+    """
+    init_args = dict(description.get('init_args') or {})
+    if 'weights' in init_args:
+        init_args['weights'] = None
+    return {'class_path': description['class_path'], 'init_args': init_args}

@@ -12,6 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..types import SensorSample
+
 #: Most copies of a pixel along one axis that make the pixels divide a cell.
 MAX_REPEATS = 16
 
@@ -154,3 +156,22 @@ def cut(image: Tensor, valid: Tensor, *, res: float, token_m: float) -> Cells:
     pixels = rearrange(image, 'b c (h p) (w q) -> b (h w) c p q', p=p, q=p)
     valid = rearrange(valid, 'b (h p) (w q) -> b (h w) p q', p=p, q=p)
     return Cells(pixels, valid, grid)
+
+
+def cut_view(image: Tensor, view: SensorSample, *, token_m: float) -> Cells:
+    """Cut pixels of a view into ground cells, where the view says that they lie.
+
+    Args:
+        image: ``(B, C, H, W)`` on the grid of the view.
+        view: One batched view.
+        token_m: Width of a cell in metres.
+
+    Returns:
+        The cells; see :func:`place` and :func:`cut`.
+
+    Raises:
+        ValueError: As for :func:`cut`.
+    """
+    res = float(view['res'])
+    image, valid, res = place(image, view['valid'], res=res, dx=view['dx'], dy=view['dy'])
+    return cut(image, valid, res=res, token_m=token_m)

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_file
 
-from .description import build, describe
+from .description import build, describe, without_weights
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 
@@ -105,10 +105,7 @@ class HubEncoder(
         """
         if not config or 'class_path' not in config:
             raise ValueError(f'{model_id}: no {CONFIG} that describes an encoder')
-        init_args = dict(config.get('init_args') or {})
-        if 'weights' in init_args:  # what a wrapped encoder started from; these are its own
-            init_args['weights'] = None
-        encoder = build({'class_path': config['class_path'], 'init_args': init_args})
+        encoder = build(without_weights(config))
         if not isinstance(encoder, cls) or not isinstance(encoder, torch.nn.Module):
             raise TypeError(f'{model_id} holds a {config["class_path"]}, not a {cls.__name__}')
         path = Path(model_id) / WEIGHTS

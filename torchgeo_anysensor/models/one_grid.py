@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..types import SensorSample
 from .base import Features, Raster, SensorEncoder, to_grid
-from .ground import cut, place
+from .ground import cut_view
 from .spectral import standardise
 
 _SECONDS_PER_DAY = 86400.0
@@ -166,13 +166,7 @@ def _tokens_seen(
     Raises:
         ValueError: If the patch is not a whole number of tokens, or the views differ in it.
     """
-    cells = []
-    for view in views:
-        one = view['image'][:, :1]
-        image, valid, res = place(
-            one, view['valid'], res=float(view['res']), dx=view['dx'], dy=view['dy']
-        )
-        cells.append(cut(image, valid, res=res, token_m=token_m))
+    cells = [cut_view(view['image'][:, :1], view, token_m=token_m) for view in views]
     grids = [cell.grid for cell in cells]
     if len(set(grids)) > 1:
         raise ValueError(f'views of one patch must share their ground, got token grids {grids}')

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .base import SensorEncoder
-from .description import build
+from .description import build, without_weights
 
 #: Where a task keeps its encoder, and so how its weights are named in a checkpoint.
 ENCODER_PREFIX = 'encoder.'
@@ -65,10 +65,7 @@ def load_encoder(path: str | Path) -> SensorEncoder:
             f'{path}: the checkpoint does not describe an encoder; '
             'expected one of CrossSensorContrastive or SegmentationProbe'
         )
-    init_args = dict(description.get('init_args') or {})
-    if 'weights' in init_args:  # what a wrapped encoder started from; the checkpoint has its own
-        init_args['weights'] = None
-    encoder = build_encoder({**description, 'init_args': init_args})
+    encoder = build_encoder(without_weights(description))
     weights = {
         key.removeprefix(ENCODER_PREFIX): value
         for key, value in checkpoint['state_dict'].items()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..types import SensorSample
 from .base import Features, SensorEncoder
-from .ground import cut, place
+from .ground import cut_view
 from .spectral import standardise
 from .trunk import Trunk, cell_centres
 
@@ -175,10 +175,7 @@ class RAMEN(SensorEncoder):
             ValueError: If the patch is not a whole number of tokens.
         """
         image = standardise(view['image'], view['wavelength'])
-        image, valid, res = place(
-            image, view['valid'], res=float(view['res']), dx=view['dx'], dy=view['dy']
-        )
-        cells = cut(image, valid, res=res, token_m=token_m)
+        cells = cut_view(image, view, token_m=token_m)
         count = cells.valid.sum(dim=(-2, -1)).clamp(min=1).unsqueeze(-1)  # (B, N, 1)
         pixels = cells.pixels.sum(dim=(-2, -1)) / count  # (B, N, C)
         scale = (view['gsd'].float() / token_m).log().mean(dim=-1)
