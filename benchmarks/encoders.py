@@ -125,7 +125,7 @@ def measure(encoder_name: str, input_name: str, options: argparse.Namespace) -> 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tokens = encoder(batched, token_m=token_m).tokens
     gflop = counter.get_total_flops() / batch / 1e9
-    plain, size = reference(encoder.embed_dim, len(encoder.trunk.blocks), input_name)  # type: ignore[arg-type, union-attr]
+    plain, size = reference(encoder.embed_dim, len(encoder.cells.trunk.blocks), input_name)  # type: ignore[arg-type, union-attr]
     plain, image = plain.to(device).eval(), torch.rand(batch, 12, size, size, device=device)
     if options.compile:
         encoder.compile(fullgraph=False)

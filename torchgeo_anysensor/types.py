@@ -22,8 +22,8 @@ class SensorSample(TypedDict):
     """One view: one acquisition, cut to one patch of ground, on one grid.
 
     It is a flat dictionary of tensors and so a valid TorchGeo sample. In a batch, the tensors that
-    differ from sample to sample (``image``, ``valid``, ``t``, ``dx``, ``dy``, ``bounds``,
-    ``transform``) gain a leading batch dimension; the facts of the bands stay ``(C,)`` as long as
+    differ from sample to sample (``image``, ``valid``, ``t``, ``dx``, ``dy``, ``lon``, ``lat``,
+    ``level``, ``bounds``, ``transform``) gain a leading batch dimension; the facts of the bands stay ``(C,)`` as long as
     all samples agree on them, and are ``(B, C)`` otherwise.
     """
 
@@ -45,6 +45,13 @@ class SensorSample(TypedDict):
     dx: Tensor
     #: ``()`` float32: metres by which the view lies north of the patch (0 when grids agree).
     dy: Tensor
+    #: ``()`` float64: longitude of the centre of the view in degrees (WGS 84).
+    lon: NotRequired[Tensor]
+    #: ``()`` float64: its latitude.
+    lat: NotRequired[Tensor]
+    #: ``()`` float32: 0 for reflectance at the top of the atmosphere, 1 at the surface, NaN if not
+    #: known.
+    level: NotRequired[Tensor]
     #: ``(9,)`` float32: TorchGeo's own ``xmin, xmax, xres, ymin, ymax, yres, tmin, tmax, tres``.
     #: For display only: float32 cannot hold a northing to the centimetre.
     bounds: Tensor

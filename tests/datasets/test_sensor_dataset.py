@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pyproj import Transformer
 from torchgeo.datasets import DatasetNotFoundError
 
 from torchgeo_anysensor.datasets import (
@@ -114,6 +115,16 @@ def test_facts_of_the_bands_are_the_tables(world, name):
     assert sample['image'].dtype == torch.float32
     assert sample['valid'].dtype == torch.bool
     assert sample['t'].dtype == torch.float64
+
+
+@ALL
+def test_place_and_level_are_told(world, name):
+    sample, grid = whole(DATASETS[name](build(world, name, size=120)))
+    left, bottom, right, top = grid.bounds
+    to_degrees = Transformer.from_crs(grid.crs.to_wkt(), 'EPSG:4326', always_xy=True)
+    lon, lat = to_degrees.transform((left + right) / 2, (bottom + top) / 2)
+    assert (float(sample['lon']), float(sample['lat'])) == pytest.approx((lon, lat), abs=1e-9)
+    assert float(sample['level']) == (0 if name in ('sentinel2_l1c', 'landsat_c2l1') else 1)
 
 
 @ALL

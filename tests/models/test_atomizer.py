@@ -189,7 +189,7 @@ def test_basis_is_the_largest_value_within_the_band():
 
 
 def test_init_args_hold_every_argument():
-    args = {'embed_dim': 24, 'depth': 3, 'num_heads': 2, 'turns': 3}
+    args = {'embed_dim': 32, 'depth': 3, 'num_heads': 2, 'turns': 3}
     args |= {'registers': 2, 'token_m': 30.0, 'chunk': 100}
     encoder = Atomizer(**args)
     assert encoder.init_args == args

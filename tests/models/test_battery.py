@@ -38,6 +38,9 @@ BUILDERS = {
     'atomizer_token_30': lambda: atomizer_tiny(depth=2, token_m=30.0),
     'ramen': lambda: ramen_tiny(depth=2),
     'ramen_token_30': lambda: ramen_tiny(depth=2, token_m=30.0),
+    'anysensor_facts': lambda: AnySensorViT(
+        32, depth=1, num_heads=2, band_dim=16, facts=['time', 'place', 'level']
+    ),
     'timm_vit': lambda: TimmEncoder(FIXED_BANDS, model='vit_tiny_patch16_224', token_m=60.0),
     'timm_resnet': lambda: TimmEncoder(FIXED_BANDS, model='resnet10t', token_m=60.0),
 }
@@ -48,6 +51,7 @@ FIXED_BANDS = (0.44, 1.6133)
 NO_GSD = 'the original is not told the ground sample distance'
 NO_BANDWIDTH = 'the original is not told the bandwidth'
 A_SET = 'the tokens of Atomizer know their place, so the set shows which pixels are missing'
+POSITIONS = 'its tokens are told where in the patch they are'
 FIXED = 'the bands are fixed: others are an error, and nothing is told about them'
 # What an encoder cannot do, by builder and test; as a table for users in docs/encoders.md
 EXCEPTIONS = {
@@ -60,6 +64,11 @@ EXCEPTIONS = {
     ('ramen_token_30', 'test_bandwidth_matters'): NO_BANDWIDTH,
     ('atomizer', 'test_invalid_pixels_are_excluded_not_zero'): A_SET,
     ('atomizer_token_30', 'test_invalid_pixels_are_excluded_not_zero'): A_SET,
+    **{
+        (builder, 'test_place_in_the_patch_does_not_matter'): POSITIONS
+        for builder in BUILDERS
+        if not builder.startswith(('anysensor', 'atomizer'))
+    },
     **{
         (builder, test): FIXED
         for builder in ('timm_vit', 'timm_resnet')
@@ -244,6 +253,22 @@ def test_tokens_stand_where_their_pixels_are(encoder, make_view):
     assert valid[:, :, : cols * 2 // 3].all()
 
 
+def test_place_in_the_patch_does_not_matter(encoder, make_view):
+    """Ground that moves by whole tokens in a patch without other ground takes its tokens along."""
+    shown = make_view(size=(12, 12))
+    places = ((0, 0), (12, 18))  # rows and columns of pixels; a token is at most 6 wide
+    found = []
+    for row, col in places:
+        view = make_view(size=(24, 36))
+        view['valid'][:] = False
+        view['valid'][:, row : row + 12, col : col + 12] = True
+        view['image'][:, :, row : row + 12, col : col + 12] = shown['image']
+        features = encode(encoder, view)
+        found.append((features.tokens[features.valid], features.pooled))
+    for one, other in zip(*found):
+        assert_close(one, other, atol=1e-4, rtol=0)
+
+
 def test_wavelengths_in_nanometres_raise(encoder, make_view):
     view = make_view()
     with pytest.raises(ValueError, match='are they in nm'):
@@ -268,7 +293,8 @@ def test_band_facts_may_differ_between_samples(encoder, make_view):
 
 def test_every_parameter_gets_gradient(encoder, make_view):
     view = some_invalid(make_view(thermal=True))
-    view['t'][0] = math.nan  # a time that is not known has parameters of its own
+    for key, value in (('t', 1e9), ('lon', 5.0), ('lat', 51.0), ('level', 1.0)):
+        view[key] = torch.tensor([math.nan, value], dtype=torch.float64)  # known and not known
     features = encode(encoder, view)
     weight = torch.linspace(-1, 1, encoder.embed_dim)
     ((features.tokens * weight).sin().sum() + (features.pooled * weight).sin().sum()).backward()
@@ -305,8 +331,8 @@ def test_inputs_stay_as_they_are(encoder, make_view):
 
 
 def test_init_args_hold_every_argument():
-    args = {'embed_dim': 24, 'depth': 1, 'num_heads': 2, 'band_dim': 8, 'latents': 3}
-    args |= {'registers': 2, 'token_m': 30.0, 'code': PointBandCode}
+    args = {'embed_dim': 32, 'depth': 1, 'num_heads': 2, 'band_dim': 8, 'token_m': 30.0}
+    args |= {'code': PointBandCode, 'facts': ['time'], 'detail_dim': 4}
     encoder = AnySensorViT(**args)
     assert encoder.init_args == args
     AnySensorViT(**encoder.init_args).load_state_dict(encoder.state_dict())
@@ -320,7 +346,7 @@ def test_token_must_have_a_width():
 @pytest.mark.parametrize(
     ('build', 'size'),
     [
-        (anysensor_vit_tiny, (192, 3, 96)),
+        (anysensor_vit_tiny, (192, 3, 64)),
         (anysensor_vit_small, (384, 6, 128)),
         (anysensor_vit_base, (768, 12, 256)),
     ],

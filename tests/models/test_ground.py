@@ -156,8 +156,8 @@ def test_rows_may_lie_apart(encoder, make_view):
 
 
 def test_any_offset_is_placed_to_a_part_of_a_pixel(make_view):
-    view = off(make_view(size=(4, 4), res=30.0), east=[7.3, 7.3], north=[0.0, 0.0])
-    image, valid, res = place(view['image'], view['valid'], res=30.0, dx=view['dx'], dy=view['dy'])
+    view = make_view(size=(4, 4), res=30.0)
+    image, valid, res = place(view['image'], view['valid'], res=30.0, dx=[7.3] * 2, dy=[0.0] * 2)
     assert res == 30 / 16
     assert image.shape[-2:] == (64, 64)
     first = valid[0, 0].nonzero()[0]
@@ -167,5 +167,5 @@ def test_any_offset_is_placed_to_a_part_of_a_pixel(make_view):
 
 def test_no_offset_changes_nothing(make_view):
     view = make_view()
-    image, valid, res = place(view['image'], view['valid'], res=10.0, dx=view['dx'], dy=view['dy'])
+    image, valid, res = place(view['image'], view['valid'], res=10.0, dx=[0.0] * 2, dy=[0.0] * 2)
     assert (image is view['image'], valid is view['valid'], res) == (True, True, 10.0)

@@ -107,4 +107,4 @@ def test_on_an_encoder(build, make_view):
     logits = head(encode(encoder, make_view(size=(18, 12))), (18, 12))
     assert logits.shape == (2, 4, 18, 12)
     logits.logsumexp(1).sum().backward()
-    assert encoder.basis.coef.grad.any()
+    assert encoder.cells.basis.coef.grad.any()

@@ -20,7 +20,7 @@ from torchgeo_anysensor.models import (
 from torchgeo_anysensor.models.pretrained import load_encoder
 
 BUILDERS = {
-    'anysensor': lambda: AnySensorViT(24, depth=1, num_heads=2, band_dim=8, code=PointBandCode),
+    'anysensor': lambda: AnySensorViT(32, depth=1, num_heads=2, band_dim=8, code=PointBandCode),
     'dofa': lambda: DOFAEncoder(48, depth=1, num_heads=3, patch_size=4, token_m=60.0),
 }
 

@@ -123,7 +123,7 @@ def test_codes_are_sines_and_cosines():
 
 
 def test_init_args_hold_every_argument():
-    args = {'embed_dim': 24, 'depth': 1, 'num_heads': 2, 'registers': 2, 'token_m': 30.0}
+    args = {'embed_dim': 32, 'depth': 1, 'num_heads': 2, 'registers': 2, 'token_m': 30.0}
     encoder = RAMEN(**args)
     assert encoder.init_args == args
     RAMEN(**encoder.init_args).load_state_dict(encoder.state_dict())

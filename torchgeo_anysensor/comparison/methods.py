@@ -144,6 +144,7 @@ class Probe(Method):
         objective: Plain | None = None,
         readout: Literal['linear', 'decoder', 'finetune'] = 'linear',
         token_m: float | None = None,
+        detail_m: float | None = None,
         encoder_lr: float = 0.1,
         choices: Sequence[float] | None = None,
         only: Sequence[str] | None = None,
@@ -157,6 +158,7 @@ class Probe(Method):
                 unlabelled patches, without ``encoder``; by default it stays as it is.
             readout: ``linear``, ``decoder`` or ``finetune``.
             token_m: Width of a ground token in metres; by default the encoder's own.
+            detail_m: Width of a cell of the encoder's detail in metres, if that is to be read too.
             encoder_lr: Learning rate of a fine-tuned encoder, as a share of the decoder's.
             choices: Penalties (linear) or learning rates to try.
             only: See :class:`Method`.
@@ -166,6 +168,7 @@ class Probe(Method):
         self.objective = objective
         self.readout = readout
         self.token_m = token_m
+        self.detail_m = detail_m
         self.encoder_lr = encoder_lr
         if choices is None:
             choices = (1e-2, 1e-4, 1e-6) if readout == 'linear' else (1e-3, 3e-4, 3e-3)
@@ -229,7 +232,11 @@ class Probe(Method):
         """Fit a regression to the tokens."""
         encoder, pretraining = self._pretrained(ground)
         segmenter = TokenRegression(
-            encoder, len(ground.classes), token_m=self.token_m, seed=ground.seed
+            encoder,
+            len(ground.classes),
+            token_m=self.token_m,
+            detail_m=self.detail_m,
+            seed=ground.seed,
         )
         fitted, best = fit_segmenter(segmenter, ground, penalties=penalties)
         return Fitted(fitted.task, fitted.spent, pretraining), best
@@ -247,6 +254,7 @@ class Probe(Method):
             freeze=self.readout == 'decoder',
             train_sensors=ground.case.train.sensors,
             token_m=self.token_m,
+            detail_m=self.detail_m,
             lr=choice,
             encoder_lr=self.encoder_lr,
         )

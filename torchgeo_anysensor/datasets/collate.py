@@ -11,6 +11,9 @@ from torch import Tensor
 
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
 
+#: What all dates of a series share.
+_OF_PATCH = ('bounds', 'transform', 'dx', 'dy', 'lon', 'lat', 'level')
+
 
 def collate_sensors(samples: Sequence[MultiSensorSample]) -> MultiSensorSample:
     """Make a batch of multi-sensor samples.
@@ -129,7 +132,7 @@ def collate_series(
         for key in BAND_FACTS:
             fact = sample[key].expand(n, -1)[keep]
             row[key] = torch.cat([fact, fact[-1:].expand(length - len(keep), -1)])
-        rows.append(row | {key: sample[key] for key in ('bounds', 'transform', 'dx', 'dy')})
+        rows.append(row | {key: sample[key] for key in _OF_PATCH if key in sample})
     batch = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
     for key in BAND_FACTS:
         if (batch[key] == batch[key][0, 0]).all():

@@ -62,6 +62,21 @@ def raster_crs(crs: str) -> CRS:
     return CRS.from_user_input(crs)
 
 
+def lon_lat(x: float, y: float, crs: CRS) -> tuple[float, float]:
+    """Longitude and latitude of a point in degrees (WGS 84); NaN if it is nowhere on the globe."""
+    try:
+        lon, lat = _to_degrees(crs).transform(x, y)
+    except ProjError:
+        return math.nan, math.nan
+    return (lon, lat) if math.isfinite(lon) and math.isfinite(lat) else (math.nan, math.nan)
+
+
+@lru_cache(maxsize=256)
+def _to_degrees(crs: CRS) -> Transformer:
+    """Transformer to longitude and latitude."""
+    return _transformer(crs_text(crs.to_wkt()), 'EPSG:4326')
+
+
 def project(geometry: Any, source: str, target: str) -> Any:
     """Geometry, or an array of them, in another CRS; lines are made of many points before.
 

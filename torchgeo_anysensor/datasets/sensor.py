@@ -26,13 +26,14 @@ from ..types import SensorSample
 from .catalog import Catalog
 from .collate import merge_views, stack_views
 from .files import Paths, as_list
-from .geometry import crs_text, project, raster_crs, rectangle
+from .geometry import crs_text, lon_lat, project, raster_crs, rectangle
 from .index import Tile
 from .plot import draw_panels, view_panels
 from .quality import is_bad
 from .read import Grid, read
 
 _CELSIUS_TO_KELVIN = 273.15
+_LEVELS = {'top of atmosphere': 0.0, 'surface': 1.0, None: math.nan}
 
 
 class SensorDataset(Catalog):
@@ -213,6 +214,7 @@ class SensorDataset(Catalog):
         left, bottom, right, top = grid.bounds
         start, stop = acquisition.start.timestamp(), acquisition.stop.timestamp()
         patch = [left, right, grid.xres, bottom, top, grid.yres, start, stop, 1]
+        lon, lat = lon_lat((left + right) / 2, (bottom + top) / 2, grid.crs)
         return {
             'image': torch.from_numpy(image),
             'valid': torch.from_numpy(valid),
@@ -223,6 +225,9 @@ class SensorDataset(Catalog):
             't': torch.tensor(source.time.timestamp(), dtype=torch.float64),
             'dx': torch.tensor(0.0),
             'dy': torch.tensor(0.0),
+            'lon': torch.tensor(lon, dtype=torch.float64),
+            'lat': torch.tensor(lat, dtype=torch.float64),
+            'level': torch.tensor(_LEVELS[self.sensor.level]),
             'bounds': torch.tensor(patch, dtype=torch.float32),
             'transform': torch.tensor(tuple(grid.transform), dtype=torch.float32),
         }

@@ -25,6 +25,7 @@ class Features(NamedTuple):
     pooled: Tensor  #: ``(B, D)``
     grid: tuple[int, int]  #: rows and columns of the tokens; their product is ``N``
     valid: Tensor  #: ``(B, N)`` bool: the token has seen at least one valid pixel
+    detail: Tensor | None = None  #: ``(B, E, h, w)``, if it was asked for
 
 
 class SensorEncoder(nn.Module, HubEncoder, ABC):
@@ -36,10 +37,12 @@ class SensorEncoder(nn.Module, HubEncoder, ABC):
     Attributes:
         embed_dim: Length ``D`` of the features.
         init_args: Plain values that rebuild the encoder, so that a checkpoint can name it.
+        detail_dim: Features ``E`` of :meth:`detail`; 0 if the encoder has none.
     """
 
     embed_dim: int
     init_args: dict[str, Any]
+    detail_dim: int = 0
 
     @abstractmethod
     def forward(self, views: Sequence[SensorSample], *, token_m: float | None = None) -> Features:
@@ -55,12 +58,31 @@ class SensorEncoder(nn.Module, HubEncoder, ABC):
             The features, on the same ground grid whatever the views.
         """
 
+    def detail(self, views: Sequence[SensorSample], *, detail_m: float) -> Tensor:
+        """Encode what is finer than a token, for decoders that ask for it.
+
+        Args:
+            views: As for :meth:`forward`.
+            detail_m: Width of a cell in metres.
+
+        Returns:
+            ``(B, E, h, w)`` on the ground of the patch.
+
+        Raises:
+            ValueError: If the encoder has none, or the patch is not a whole number of cells.
+        """
+        raise ValueError(
+            f'{type(self).__name__} has nothing finer than its tokens; leave detail_m out, or use an '
+            'AnySensorViT with a detail_dim'
+        )
+
 
 def encode(
     encoder: SensorEncoder,
     views: SensorSample | Sequence[SensorSample],
     *,
     token_m: float | None = None,
+    detail_m: float | None = None,
 ) -> Features:
     """Encode one view, or several views of the same patches together.
 
@@ -68,17 +90,22 @@ def encode(
         encoder: Any encoder that keeps the contract.
         views: One batched view or a sequence of them (several grids, several sensors).
         token_m: Width of a ground token in metres, if not the encoder's own.
+        detail_m: Width in metres of the cells of :meth:`SensorEncoder.detail`, if it is wanted.
 
     Returns:
         Tokens ``(B, N, D)``, pooled features ``(B, D)`` and the token grid.
 
     Raises:
         ValueError: If there is no view, a view is not batched, shapes disagree, the views differ in
-            their ground, or wavelengths are not in micrometres.
+            their ground, wavelengths are not in micrometres, or *detail_m* is given to an encoder
+            that has nothing finer than its tokens.
     """
     batch = [views] if isinstance(views, Mapping) else list(views)
     _check_views(batch)
-    return cast(Features, encoder(batch, token_m=token_m))
+    features = cast(Features, encoder(batch, token_m=token_m))
+    if detail_m is None:
+        return features
+    return features._replace(detail=encoder.detail(batch, detail_m=detail_m))
 
 
 class Decision(NamedTuple):

@@ -1,15 +1,20 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""A vector for each band, from its wavelength, width and ground sample distance.
+"""Vectors for what is known of a band, and of the acquisition that it belongs to.
 
 Letters as in :mod:`torchgeo_anysensor.types`.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from ..types import SensorSample
+from .memo import Memo
 
 #: Bands with a longer wavelength, in micrometres, hold emitted light in kelvin.
 THERMAL_FROM_UM = 3.0
@@ -18,6 +23,13 @@ WAVELENGTH_CYCLES = (0.15, 6.0)
 #: Cycles per e-fold of the ground sample distance: lowest and highest of the 8 frequencies.
 GSD_CYCLES = (1 / 16, 1.0)
 KIND_DIM = 16
+#: What may be known of an acquisition.
+Fact = Literal['time', 'place', 'level']
+SECONDS_PER_YEAR = 365.2425 * 86_400
+#: Processing levels: 0 at the top of the atmosphere, 1 at the surface.
+LEVELS = 2
+#: Turns of a place's unit vector: powers of 2, to about 300 km on the ground.
+PLACE_OCTAVES = 7
 
 
 def is_thermal(wavelength: Tensor) -> Tensor:
@@ -81,13 +93,16 @@ class BandCode(nn.Module):
             nn.Linear(dim, dim),
             nn.LayerNorm(dim),  # unit scale, so that band tokens show their band from the start
         )
+        self._memo = Memo()
 
     def light(self, wavelength: Tensor, bandwidth: Tensor) -> Tensor:
         """Describe the light of bands, both ``(...)`` in micrometres, by ``(..., 128)``."""
         return wavelength_features(wavelength, bandwidth)
 
     def forward(self, wavelength: Tensor, bandwidth: Tensor, gsd: Tensor) -> Tensor:
-        """Encode bands.
+        """Encode bands; in evaluation on the CPU once for each sensor.
+
+        (To look at the facts on another device takes longer than to encode them.)
 
         Args:
             wavelength: ``(C,)`` or ``(B, C)`` centre wavelengths in micrometres.
@@ -100,6 +115,15 @@ class BandCode(nn.Module):
         # Two platforms of a sensor differ in some facts and share others
         shape = max((wavelength.shape, bandwidth.shape, gsd.shape), key=len)
         wavelength, bandwidth, gsd = (fact.expand(shape) for fact in (wavelength, bandwidth, gsd))
+        if wavelength.device.type != 'cpu' or torch.compiler.is_compiling():
+            return self._encode(wavelength, bandwidth, gsd)
+        key = tuple(tuple(fact.flatten().tolist()) for fact in (wavelength, bandwidth, gsd))
+        return self._memo.get(
+            (shape, key), self.parameters(), lambda: self._encode(wavelength, bandwidth, gsd)
+        )
+
+    def _encode(self, wavelength: Tensor, bandwidth: Tensor, gsd: Tensor) -> Tensor:
+        """As :meth:`forward`, of facts of one shape."""
         facts = [
             self.light(wavelength, bandwidth),
             gsd_features(gsd),
@@ -146,3 +170,87 @@ class FourierBandCode(BandCode):
             phase = 2 * math.pi * 1000 * fact.float()[..., None] / period
             parts += [torch.sin(phase), torch.cos(phase)]
         return torch.cat(parts, dim=-1)
+
+
+def known_facts(view: SensorSample) -> Tensor:
+    """Gather what is known of the acquisitions of a batch.
+
+    Args:
+        view: One batched view; ``lon``, ``lat`` and ``level`` need not be there.
+
+    Returns:
+        ``(B, 4)`` float32: share of the year that is over (0 to 1), longitude and latitude in
+        degrees, processing level; NaN for what is not known.
+    """
+    t = view['t'].double()
+    unknown = torch.full_like(t, math.nan)
+    year = (t / SECONDS_PER_YEAR) % 1.0
+    place = view.get('lon', unknown), view.get('lat', unknown)
+    facts = (year, *place, view.get('level', unknown))
+    return torch.stack([fact.double() for fact in facts], dim=-1).float()
+
+
+class AcquisitionCode(nn.Module):
+    """A vector for each acquisition, made from what is known of it.
+
+    It is added to the codes of its bands, so that of several acquisitions each keeps its own date.
+    What is not known has a learned vector.
+    """
+
+    def __init__(self, dim: int, *, facts: Sequence[Fact]) -> None:
+        """Make the code.
+
+        Args:
+            dim: Length of the vector.
+            facts: What to listen to; nothing else has an effect.
+
+        Raises:
+            ValueError: If a fact is not known.
+        """
+        super().__init__()
+        lengths = {'time': 4, 'place': 6 * PLACE_OCTAVES, 'level': LEVELS}
+        if unknown := [fact for fact in facts if fact not in lengths]:
+            raise ValueError(f'facts={unknown} are none of {list(lengths)}')
+        self.maps = nn.ModuleDict({fact: nn.Linear(lengths[fact], dim) for fact in facts})
+        self.absent = nn.ParameterDict({fact: 0.02 * torch.randn(dim) for fact in facts})
+
+    def forward(self, known: Tensor) -> Tensor:
+        """Encode acquisitions.
+
+        Args:
+            known: ``(B, 4)``; see :func:`known_facts`.
+
+        Returns:
+            ``(B, dim)``.
+        """
+        total = known.new_zeros(known.shape[0], 1)
+        for fact, linear in self.maps.items():
+            columns = known[:, {'time': [0], 'place': [1, 2], 'level': [3]}[fact]]
+            present = columns.isfinite().all(dim=-1, keepdim=True)
+            features = _FEATURES[fact](columns.nan_to_num())
+            total = total + torch.where(present, linear(features), self.absent[fact])
+        return total
+
+
+def _time_of_year(year: Tensor) -> Tensor:
+    """Sine and cosine of the year and of half of it, ``(B, 4)``."""
+    phase = 2 * math.pi * year * torch.tensor([1.0, 2.0], device=year.device)
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+def _place(degrees: Tensor) -> Tensor:
+    """Sine and cosine of the unit vector to a place, at octaves, ``(B, 6 * octaves)``."""
+    lon, lat = torch.deg2rad(degrees).unbind(-1)
+    vector = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], dim=-1)
+    turns = 2.0 ** torch.arange(PLACE_OCTAVES, device=degrees.device)
+    phase = (math.pi * vector[..., None] * turns).flatten(-2)
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+def _level(level: Tensor) -> Tensor:
+    """Which of the levels it is, ``(B, LEVELS)``."""
+    levels = torch.arange(LEVELS, device=level.device)
+    return (level == levels).float()
+
+
+_FEATURES = {'time': _time_of_year, 'place': _place, 'level': _level}

@@ -6,6 +6,7 @@
 Letters as in :mod:`torchgeo_anysensor.types`, and ``p`` pixels along the side of a cell.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -89,7 +90,7 @@ def cell_grid(shape: tuple[int, int], *, res: float, token_m: float) -> tuple[in
 
 
 def place(
-    image: Tensor, valid: Tensor, *, res: float, dx: Tensor, dy: Tensor
+    image: Tensor, valid: Tensor, *, res: float, dx: Sequence[float], dy: Sequence[float]
 ) -> tuple[Tensor, Tensor, float]:
     """Move the pixels of a view to where they lie in the patch.
 
@@ -101,13 +102,13 @@ def place(
         image: ``(B, C, H, W)``.
         valid: ``(B, H, W)`` bool.
         res: Pixel size in metres.
-        dx: ``(B,)`` metres by which the view lies east of the patch.
-        dy: ``(B,)`` metres by which it lies north.
+        dx: Metres by which each row of the batch lies east of its patch.
+        dy: Metres by which it lies north.
 
     Returns:
         Image and valid of the parts, and their size in metres; what was given if nothing moves.
     """
-    offset = torch.stack([-dy, dx]).double() / res  # (2, B) pixels south and east
+    offset = torch.tensor([[-north for north in dy], dx], dtype=torch.float64) / res  # pixels
     parts = range(1, MAX_REPEATS + 1)
     if bool((offset.abs() < 1e-3).all()):
         return image, valid, res
@@ -115,7 +116,7 @@ def place(
     k = next(whole, MAX_REPEATS)
     image, valid = repeat(image, k), repeat(valid, k)
     source, inside = [], []
-    for moved, size in zip((k * offset).round().long(), valid.shape[-2:]):
+    for moved, size in zip((k * offset).round().long().to(valid.device), valid.shape[-2:]):
         index = torch.arange(size, device=valid.device) - moved[:, None]  # (B, H) or (B, W)
         inside.append((index >= 0) & (index < size))
         source.append(index.clamp(0, size - 1))
@@ -133,7 +134,8 @@ def repeat(x: Tensor, times: int) -> Tensor:
 def cut(image: Tensor, valid: Tensor, *, res: float, token_m: float) -> Cells:
     """Cut a view into ground cells.
 
-    Nothing stays of the values of pixels that are not valid. Pixels that do not divide a cell are first repeated until they do. Area integration
+    Nothing stays of the values of pixels that are not valid. Pixels that do not divide a cell are
+    first repeated until they do. Area integration
     (:class:`~torchgeo_anysensor.models.spectral.SpatialBasis`) does not notice.
 
     Args:
@@ -172,6 +174,9 @@ def cut_view(image: Tensor, view: SensorSample, *, token_m: float) -> Cells:
     Raises:
         ValueError: As for :func:`cut`.
     """
-    res = float(view['res'])
-    image, valid, res = place(image, view['valid'], res=res, dx=view['dx'], dy=view['dy'])
+    batch = len(image)
+    # One look at the numbers of a device: each would wait for all that it has to do
+    res, *offsets = torch.cat([view['res'].reshape(1), view['dx'], view['dy']]).tolist()
+    dx, dy = offsets[:batch], offsets[batch:]
+    image, valid, res = place(image, view['valid'], res=res, dx=dx, dy=dy)
     return cut(image, valid, res=res, token_m=token_m)

@@ -20,8 +20,28 @@ def as_map(features: Features) -> Tensor:
     return rearrange(features.tokens, 'b (h w) d -> b d h w', h=rows, w=cols)
 
 
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Interpolate ``(B, D, h, w)`` to rows and columns."""
     return F.interpolate(x, size=size, mode='bilinear', align_corners=False)
+
+
+class _Detail(nn.Module):
+    """What the detail adds to a map, cell by cell."""
+
+    def __init__(self, detail_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.standardise = nn.BatchNorm2d(detail_dim, affine=False)
+        self.project = nn.Conv2d(detail_dim, out_dim, kernel_size=1)
+
+    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
+        """Give ``(B, out_dim, H, W)``.
+
+        Raises:
+            ValueError: If the encoder was not asked for the detail.
+        """
+        if features.detail is None:
+            raise ValueError('the head has a detail_dim: encode with a detail_m')
+        return resize(self.project(self.standardise(features.detail)), size)
 
 
 class LinearHead(nn.Module):
@@ -32,16 +52,18 @@ class LinearHead(nn.Module):
     they share.
     """
 
-    def __init__(self, embed_dim: int, num_classes: int) -> None:
+    def __init__(self, embed_dim: int, num_classes: int, *, detail_dim: int = 0) -> None:
         """Make the head.
 
         Args:
             embed_dim: Length of a token.
             num_classes: Number of classes.
+            detail_dim: Features of the detail, if the encoder is asked for it.
         """
         super().__init__()
         self.standardise = nn.BatchNorm2d(embed_dim, affine=False)
         self.classify = nn.Conv2d(embed_dim, num_classes, kernel_size=1)
+        self.detail = _Detail(detail_dim, num_classes) if detail_dim else None
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Give logits.
@@ -53,7 +75,8 @@ class LinearHead(nn.Module):
         Returns:
             ``(B, K, H, W)``.
         """
-        return _resize(self.classify(self.standardise(as_map(features))), size)
+        logits = resize(self.classify(self.standardise(as_map(features))), size)
+        return logits if self.detail is None else logits + self.detail(features, size)
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -110,6 +133,7 @@ class SMPDecoderHead(nn.Module):
         pyramid_channels: int = 128,
         segmentation_channels: int = 64,
         dropout: float = 0.2,
+        detail_dim: int = 0,
     ) -> None:
         """Make the head.
 
@@ -119,6 +143,8 @@ class SMPDecoderHead(nn.Module):
             pyramid_channels: Features of the decoder's top-down path.
             segmentation_channels: Features before the classifier, a multiple of 32.
             dropout: Share of the features to drop before the classifier.
+            detail_dim: Features of the detail, if the encoder is asked for it; they are added
+                before the classifier.
 
         Raises:
             ValueError: If a length is not such a multiple.
@@ -138,6 +164,7 @@ class SMPDecoderHead(nn.Module):
             segmentation_channels=segmentation_channels,
             dropout=dropout,
         )
+        self.detail = _Detail(detail_dim, segmentation_channels) if detail_dim else None
         self.classify = nn.Conv2d(segmentation_channels, num_classes, kernel_size=1)
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
@@ -153,4 +180,7 @@ class SMPDecoderHead(nn.Module):
         rows, cols = features.grid
         x = F.pad(self.standardise(as_map(features)), (0, cols % 2, 0, rows % 2), mode='replicate')
         x = self.decoder(self.pyramid(x))[..., : 4 * rows, : 4 * cols]
-        return _resize(self.classify(x), size)
+        if self.detail is None:
+            return resize(self.classify(x), size)
+        logits: Tensor = self.classify(resize(x, size) + self.detail(features, size))
+        return logits

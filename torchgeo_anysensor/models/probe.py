@@ -15,11 +15,11 @@ from torch import Tensor
 from ..types import SensorSample
 from .base import SensorEncoder, encode
 from .floors import FittedSegmenter
-from .heads import as_map
+from .heads import as_map, resize
 
 
 class TokenRegression(FittedSegmenter):
-    """Logistic regression on the tokens of a frozen encoder, fitted to convergence.
+    """Logistic regression on the features of a frozen encoder, fitted to convergence.
 
     Tokens are interpolated to the pixels of the map, which for a linear map is the same as to
     interpolate its logits. All views of all sensors are encoded together.
@@ -31,6 +31,7 @@ class TokenRegression(FittedSegmenter):
         num_classes: int,
         *,
         token_m: float | None = None,
+        detail_m: float | None = None,
         seed: int = 0,
     ) -> None:
         """Make the model.
@@ -39,11 +40,15 @@ class TokenRegression(FittedSegmenter):
             encoder: Stays as it is.
             num_classes: Number of classes.
             token_m: Width of a ground token in metres; by default the encoder's own.
+            detail_m: Width of a cell of the encoder's detail in metres, if that is to be read too.
             seed: Of the draw of pixels.
         """
-        super().__init__(num_classes, None, num_features=encoder.embed_dim, seed=seed)
+        detail_dim = encoder.detail_dim if detail_m is not None else 0
+        num_features = encoder.embed_dim + detail_dim
+        super().__init__(num_classes, None, num_features=num_features, seed=seed)
         self.encoder = encoder.requires_grad_(False).eval()
         self.token_m = token_m
+        self.detail_m = detail_m
 
     def train(self, mode: bool = True) -> 'TokenRegression':
         """Keep the encoder in evaluation mode."""
@@ -57,8 +62,9 @@ class TokenRegression(FittedSegmenter):
         """Encode; see :meth:`FittedSegmenter.inputs`."""
         with torch.no_grad():
             views = [view for views in sensors.values() for view in views]
-            features = encode(self.encoder, views, token_m=self.token_m)
-        x = F.interpolate(as_map(features).float(), size, mode='bilinear', align_corners=False)
+            features = encode(self.encoder, views, token_m=self.token_m, detail_m=self.detail_m)
+        maps = [as_map(features)] + ([features.detail] if features.detail is not None else [])
+        x = torch.cat([resize(each.float(), size) for each in maps], dim=1)
         seen = features.valid.view(-1, 1, *features.grid).float()
         return {'all': (x, F.interpolate(seen, size, mode='nearest')[:, 0] > 0)}
 

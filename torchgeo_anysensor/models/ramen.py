@@ -196,9 +196,7 @@ class RAMEN(SensorEncoder):
         metres = cell_centres(grids[0], token_m=token_m, device=seen[0].device)
         places = sincos(metres / POSITION_STEP_M, self.embed_dim // 2).flatten(-2)  # (N, D)
         x = torch.cat([t + places for t in tokens], dim=1)  # (B, M * N, D)
-        # The positions are in the tokens: nothing is rotated
-        nowhere = metres.new_zeros(x.shape[1], 2)
-        x, pooled = self.trunk(x, torch.cat(seen, dim=1), nowhere)
+        x, pooled = self.trunk(x, torch.cat(seen, dim=1), None)
         data = torch.stack(seen, dim=1)  # (B, M, N)
         valid = data.any(dim=1)
         weight = (data | ~valid[:, None])[..., None].to(x.dtype)  # all views where none has data

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .codes import is_thermal
+from .memo import Memo
 
 
 def standardise(image: Tensor, wavelength: Tensor) -> Tensor:
@@ -56,9 +57,10 @@ class SpatialBasis(nn.Module):
         # Times `order` in `weights`: a constant cell then comes out with its own scale and white
         # noise with half of it, whatever p is, while the parameter is as small as others are.
         self.coef = nn.Parameter(torch.randn(dim, order, order) / order)
+        self._memo = Memo()
 
     def weights(self, p: int) -> Tensor:
-        """Integrate the kernels over a grid of pixels.
+        """Integrate the kernels over a grid of pixels; in evaluation once for each grid.
 
         Args:
             p: Pixels along the side of the cell.
@@ -66,6 +68,10 @@ class SpatialBasis(nn.Module):
         Returns:
             ``(dim, p, p)`` float32.
         """
+        return self._memo.get(p, [self.coef], lambda: self._integrate(p))
+
+    def _integrate(self, p: int) -> Tensor:
+        """As :meth:`weights`."""
         coef = self.coef.float()
         edges = torch.linspace(0, 1, p + 1, device=coef.device)
         orders = torch.arange(self.order, device=coef.device)[:, None]

@@ -7,6 +7,7 @@ Letters as in :mod:`torchgeo_anysensor.types`, and ``R`` class token and registe
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,37 +35,46 @@ def cell_centres(grid: tuple[int, int], *, token_m: float, device: torch.device)
     return torch.cartesian_prod(south, east)
 
 
-def rotary_angles(positions: Tensor, head_dim: int) -> Tensor:
-    """Give the angles by which to rotate queries and keys (RoFormer, arXiv 2104.09864), in 2-D.
+class Rotation(NamedTuple):
+    """By what to rotate queries and keys (RoFormer, arXiv 2104.09864)."""
 
-    Half of the pairs turn with the southing and half with the easting.
+    cos: Tensor  #: ``(N, r / 2)`` float32
+    sin: Tensor  #: ``(N, r / 2)`` float32
+
+
+def rotary(positions: Tensor, head_dim: int, *, placeless: int = 0) -> Rotation:
+    """Give the rotations of tokens on the ground, after those of tokens without a place.
+
+    The first half of the features of a head rotate, ``r``; half of their pairs turn with the
+    southing and half with the easting. The other half stays as it is. Tokens without a place have
+    zeros in the first half, so that they look at all places alike, wherever the patch begins.
 
     Args:
         positions: ``(N, 2)`` in metres.
-        head_dim: Features of an attention head, a multiple of 4.
-
-    Returns:
-        ``(N, head_dim / 2)`` float32 radians.
+        head_dim: Features of an attention head, a multiple of 8.
+        placeless: Number of tokens without a place, before the others.
     """
     low, high = (math.log10(w) for w in ROTARY_WAVELENGTHS_M)
-    wavelengths = torch.logspace(low, high, head_dim // 4, device=positions.device)
-    angles = 2 * math.pi * positions.float()[..., None] / wavelengths  # (N, 2, head_dim / 4)
-    return angles.flatten(-2)
+    wavelengths = torch.logspace(low, high, head_dim // 8, device=positions.device)
+    angles = 2 * math.pi * positions.float()[..., None] / wavelengths  # (N, 2, head_dim / 8)
+    angles = angles.flatten(-2)
+    return Rotation(*(F.pad(x, (0, 0, placeless, 0)) for x in (angles.cos(), angles.sin())))
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate pairs of features.
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate pairs of features in the first half of them.
 
     Args:
-        x: ``(B, h, N, head_dim)``; a feature of the first half pairs with one of the second.
-        angles: ``(N, head_dim / 2)`` radians.
+        x: ``(B, h, N, head_dim)``; a feature of the first quarter pairs with one of the second.
+        rotation: Of each token.
 
     Returns:
         ``(B, h, N, head_dim)`` in the type of ``x``.
     """
-    a, b = x.chunk(2, dim=-1)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
+    pairs = rotation.cos.shape[-1]
+    a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+    cos, sin = (part.to(x.dtype) for part in rotation)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
 
 
 class TrunkBlock(nn.Module):
@@ -81,20 +91,22 @@ class TrunkBlock(nn.Module):
             nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
         )
 
-    def forward(self, x: Tensor, angles: Tensor, keys: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None, keys: Tensor) -> Tensor:
         """Update tokens.
 
         Args:
             x: ``(B, N, D)``.
-            angles: ``(N, head_dim / 2)`` radians, 0 for tokens without a place.
+            rotation: Of each token, if they have places.
             keys: ``(B, 1, 1, N)`` bool, the tokens to look at.
 
         Returns:
             ``(B, N, D)``.
         """
         qkv = rearrange(self.qkv(self.norm(x)), 'b n (s h d) -> s b h n d', s=3, h=self.num_heads)
-        q, k = rotate(qkv[0], angles), rotate(qkv[1], angles)
-        y = F.scaled_dot_product_attention(q, k, qkv[2], attn_mask=keys)
+        q, k, v = qkv.unbind(0)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
         x = x + self.out(rearrange(y, 'b h n d -> b n (h d)'))
         updated: Tensor = x + self.mlp(x)
         return updated
@@ -113,12 +125,12 @@ class Trunk(nn.Module):
             registers: Further tokens without a place, for the trunk's own use.
 
         Raises:
-            ValueError: If the heads do not divide the tokens into multiples of 4 features.
+            ValueError: If the heads do not divide the tokens into multiples of 8 features.
         """
         super().__init__()
-        if dim % (4 * num_heads):
+        if dim % (8 * num_heads):
             raise ValueError(
-                f'embed_dim must be a multiple of 4 * num_heads for positions in two directions, '
+                f'embed_dim must be a multiple of 8 * num_heads for positions in two directions, '
                 f'got embed_dim={dim}, {num_heads=}'
             )
         self.head_dim = dim // num_heads
@@ -136,24 +148,28 @@ class Trunk(nn.Module):
             elif name.endswith('bias'):
                 nn.init.zeros_(parameter)
 
-    def forward(self, tokens: Tensor, valid: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, valid: Tensor, positions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Let the tokens of a patch talk to each other.
 
         Args:
             tokens: ``(B, N, D)``.
             valid: ``(B, N)`` bool; nobody looks at the tokens that are not valid.
-            positions: ``(N, 2)`` in metres.
+            positions: ``(N, 2)`` in metres; None if the tokens know by themselves.
 
         Returns:
             Tokens ``(B, N, D)`` and the class token ``(B, D)``.
         """
         count = len(self.prefix)  # R
-        prefix = self.prefix.to(tokens.dtype).expand(len(tokens), -1, -1)
+        # Not `len(tokens)`, which would fix B in an export
+        prefix = self.prefix.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         x = torch.cat([prefix, tokens], dim=1)  # (B, R + N, D)
         keys = F.pad(valid, (count, 0), value=True)[:, None, None]  # (B, 1, 1, R + N)
-        angles = rotary_angles(positions, self.head_dim)
-        angles = F.pad(angles, (0, 0, count, 0))  # (R + N, head_dim / 2)
+        rotation = None
+        if positions is not None:
+            rotation = rotary(positions, self.head_dim, placeless=count)
         for block in self.blocks:
-            x = block(x, angles, keys)
+            x = block(x, rotation, keys)
         x = self.norm(x)
         return x[:, count:], x[:, 0]

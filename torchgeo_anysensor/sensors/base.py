@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Unit = Literal['reflectance', 'kelvin', 'celsius']
+#: Where the reflectance of a product is measured.
+Level = Literal['top of atmosphere', 'surface']
 
 
 def _check_range(where: str, field: str, value: float, limits: tuple[float, float]) -> None:
@@ -93,6 +95,7 @@ class Sensor:
     filename_regex: str
     date_format: str
     source: str  #: the documents that the numbers come from
+    level: Level | None = None  #: None if it is not known
     #: DN of a saturated pixel
     saturated: int | None = None
     #: names of archives that hold the files of a product, and of its metadata files

@@ -52,6 +52,7 @@ def _tirs(number: int, common_name: str) -> Band:
 HLS_S30 = Sensor(
     name='hls_s30',
     title='HLS v2.0 S30 (Sentinel-2)',
+    level='surface',
     # Nadir surface reflectance, but of the top of the atmosphere for B09 and B10
     bands=tuple(
         replace(band, gsd_m=max(band.gsd_m, 30), scale=_SCALE, offset=0.0) for band in MSI_BANDS
@@ -72,6 +73,7 @@ HLS_S30 = Sensor(
 HLS_L30 = Sensor(
     name='hls_l30',
     title='HLS v2.0 L30 (Landsat 8-9)',
+    level='surface',
     bands=(
         _oli(1, 'coastal'),
         _oli(2, 'blue'),

@@ -95,6 +95,7 @@ _L2_PRODUCT = _product('L2S[PR]', instruments='CO')
 LANDSAT_C2L2 = Sensor(
     name='landsat_c2l2',
     title='Landsat 8-9 C2 Level-2',
+    level='surface',
     bands=(
         _sr(1, 'coastal'),
         _sr(2, 'blue'),
@@ -126,6 +127,7 @@ _L1_PRODUCT = _product('L1(?:TP|GT|GS)', instruments='COT')
 LANDSAT_C2L1 = Sensor(
     name='landsat_c2l1',
     title='Landsat 8-9 C2 Level-1',
+    level='top of atmosphere',
     bands=(
         _toa(1, 'coastal'),
         _toa(2, 'blue'),

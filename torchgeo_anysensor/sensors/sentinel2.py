@@ -88,6 +88,7 @@ _CLASSI = QA(band='MSK_CLASSI', bad_bits=(0, 1))
 SENTINEL2_L2A = Sensor(
     name='sentinel2_l2a',
     title='Sentinel-2 MSI Level-2A',
+    level='surface',
     # Cirrus sees no ground and is not corrected
     bands=tuple(band for band in MSI_BANDS if band.name != 'B10'),
     nodata=0,
@@ -115,6 +116,7 @@ SENTINEL2_L2A = Sensor(
 SENTINEL2_L1C = Sensor(
     name='sentinel2_l1c',
     title='Sentinel-2 MSI Level-1C',
+    level='top of atmosphere',
     bands=MSI_BANDS,
     nodata=0,
     qa=(_CLASSI,),

@@ -216,6 +216,7 @@ class SegmentationProbe(MapTask):
         train_sensors: Sequence[str] | None = None,
         test_sensors: Sequence[str] | None = None,
         token_m: float | None = None,
+        detail_m: float | None = None,
         lr: float = 1e-3,
         encoder_lr: float = 0.1,
         weight_decay: float = 0.05,
@@ -232,6 +233,8 @@ class SegmentationProbe(MapTask):
                 Several are encoded together.
             test_sensors: Sensors that test it; by default *train_sensors*.
             token_m: Width of a ground token in metres; by default the encoder's own.
+            detail_m: Width of a cell of the encoder's detail in metres, if the head is to read that
+                too; *head* is then told its ``detail_dim``.
             lr: Peak learning rate.
             encoder_lr: That of an encoder that is not frozen, as a share of *lr*.
             weight_decay: Of AdamW.
@@ -244,9 +247,11 @@ class SegmentationProbe(MapTask):
         self.encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
         # From now on the encoder is described by itself, not by a path that may move
         self.describe_modules(encoder=self.encoder, head=self.hparams['head'])
-        self.head = head(self.encoder.embed_dim, len(classes))
+        detail = {'detail_dim': self.encoder.detail_dim} if detail_m is not None else {}
+        self.head = cast(Any, head)(self.encoder.embed_dim, len(classes), **detail)
         self.freeze_encoder = freeze
         self.token_m = token_m
+        self.detail_m = detail_m
         if freeze:
             self.encoder.requires_grad_(False)
         self.set_up_map(classes, train_sensors, test_sensors)
@@ -270,7 +275,7 @@ class SegmentationProbe(MapTask):
         """Logits of a batch; see :meth:`MapTask.forward`."""
         views = joint_views(batch['sensors'], batch.get('present'), sensors)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            features = encode(self.encoder, views, token_m=self.token_m)
+            features = encode(self.encoder, views, token_m=self.token_m, detail_m=self.detail_m)
         return cast(Tensor, self.head(features, map_size(batch, views)))
 
 
