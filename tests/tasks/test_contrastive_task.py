@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from torchgeo_anysensor.datasets import MultiSensorDataset, collate_sensors
 from torchgeo_anysensor.losses import CrossSensorInfoNCE
-from torchgeo_anysensor.models import anysensor_vit_tiny, encode
+from torchgeo_anysensor.models import AnySensorViT, anysensor_vit_tiny, encode
 from torchgeo_anysensor.models.description import describe
 from torchgeo_anysensor.models.pretrained import build_encoder, load_encoder
 from torchgeo_anysensor.samplers import AlignedPatchSampler
@@ -69,6 +69,23 @@ def test_training_makes_sensors_agree(batch, tmp_path):
     fit(task, batch, tmp_path, steps=30)
     with torch.no_grad():
         assert float(task.losses(batch)['loss']) < 0.9 * before
+
+
+def test_place_and_time_give_no_hint(batch):
+    told = {
+        name: tuple(
+            {**v, 't': v['t'] + 1e7, 'lon': v['lon'] + 5, 'level': 0 * v['t']} for v in views
+        )
+        for name, views in batch['sensors'].items()
+    }
+    torch.manual_seed(0)
+    encoder = AnySensorViT(32, depth=1, num_heads=2, facts=['time', 'place', 'level'])
+    task = CrossSensorContrastive(encoder, token_weight=0.0)
+    views = batch['sensors']['sentinel2_l2a']
+    moved = encode(encoder, told['sentinel2_l2a']).pooled - encode(encoder, views).pooled
+    assert moved.abs().max() > 1e-2
+    loss = task.losses({**batch, 'sensors': told})['loss']
+    assert torch.equal(loss, task.losses(batch)['loss'])
 
 
 def test_loss_is_the_loss_of_the_projected_patches(batch):

@@ -224,31 +224,46 @@ def _cell_view(cells: Cells, view: SensorSample) -> CellView:
     )
 
 
-def anysensor_vit_tiny(*, token_m: float = 60.0, depth: int = 12) -> AnySensorViT:
+def anysensor_vit_tiny(
+    *, token_m: float = 60.0, depth: int = 12, detail_dim: int = 0
+) -> AnySensorViT:
     """Build the encoder with 192 features.
 
     Args:
         token_m: Width of a ground token in metres.
         depth: Number of transformer blocks.
+        detail_dim: See :class:`AnySensorViT`.
     """
-    return AnySensorViT(192, depth=depth, num_heads=3, band_dim=64, token_m=token_m)
+    return AnySensorViT(
+        192, depth=depth, num_heads=3, band_dim=64, token_m=token_m, detail_dim=detail_dim
+    )
 
 
-def anysensor_vit_small(*, token_m: float = 60.0, depth: int = 12) -> AnySensorViT:
+def anysensor_vit_small(
+    *, token_m: float = 60.0, depth: int = 12, detail_dim: int = 0
+) -> AnySensorViT:
     """Build the encoder with 384 features.
 
     Args:
         token_m: Width of a ground token in metres.
         depth: Number of transformer blocks.
+        detail_dim: See :class:`AnySensorViT`.
     """
-    return AnySensorViT(384, depth=depth, num_heads=6, band_dim=128, token_m=token_m)
+    return AnySensorViT(
+        384, depth=depth, num_heads=6, band_dim=128, token_m=token_m, detail_dim=detail_dim
+    )
 
 
-def anysensor_vit_base(*, token_m: float = 60.0, depth: int = 12) -> AnySensorViT:
+def anysensor_vit_base(
+    *, token_m: float = 60.0, depth: int = 12, detail_dim: int = 0
+) -> AnySensorViT:
     """Build the encoder with 768 features.
 
     Args:
         token_m: Width of a ground token in metres.
         depth: Number of transformer blocks.
+        detail_dim: See :class:`AnySensorViT`.
     """
-    return AnySensorViT(768, depth=depth, num_heads=12, band_dim=256, token_m=token_m)
+    return AnySensorViT(
+        768, depth=depth, num_heads=12, band_dim=256, token_m=token_m, detail_dim=detail_dim
+    )

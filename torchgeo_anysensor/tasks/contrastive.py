@@ -3,14 +3,16 @@
 
 """Pretraining: sensors learn to agree about the same place."""
 
+import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..losses import CrossSensorInfoNCE, retrieval_accuracy
 from ..models import Features, SensorEncoder, encode
-from ..types import MultiSensorSample
+from ..types import MultiSensorSample, SensorSample
 from .base import SensorTask, spread_rows
 
 
@@ -18,7 +20,8 @@ class CrossSensorContrastive(SensorTask):
     """Contrastive pretraining of one encoder with any number of sensors.
 
     Each sensor of a batch is encoded by itself. Its patch, and each of its ground tokens, must find
-    the mean of the *other* sensors at the same place among those of the batch. Logs ``loss``,
+    the mean of the *other* sensors at the same place among those of the batch. The encoder is not
+    told when and where that is, from which alone sensors could agree. Logs ``loss``,
     ``retrieval`` (top-1 accuracy of the patch against the other sensors) and ``chance`` (what
     guessing reaches) for train and val.
     """
@@ -91,8 +94,11 @@ class CrossSensorContrastive(SensorTask):
         self._step(batch, 'test')
 
     def forward(self, batch: MultiSensorSample) -> dict[str, Features]:
-        """Encode each sensor of a batch by itself."""
-        return {name: encode(self.encoder, views) for name, views in batch['sensors'].items()}
+        """Encode each sensor of a batch by itself, by its pixels alone."""
+        return {
+            name: encode(self.encoder, [_untold(view) for view in views])
+            for name, views in batch['sensors'].items()
+        }
 
     def losses(self, batch: MultiSensorSample) -> dict[str, Tensor]:
         """Compare the sensors of a batch.
@@ -169,6 +175,13 @@ class CrossSensorContrastive(SensorTask):
             tokens[name] = spread_rows(projected, present[name]).flatten(0, 1)
             seen[name] = spread_rows(f.valid.gather(1, own), present[name]).flatten()
         return tokens, seen
+
+
+def _untold(view: SensorSample) -> SensorSample:
+    """A view without the facts of its acquisition, which its sensors share."""
+    told = ('lon', 'lat', 'level')
+    kept = {key: value for key, value in view.items() if key not in told}
+    return cast(SensorSample, {**kept, 't': torch.full_like(view['t'], math.nan)})
 
 
 def _projection(dim: int, out_dim: int) -> nn.Sequential:
