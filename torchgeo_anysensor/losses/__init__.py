@@ -4,5 +4,12 @@
 """Training objectives."""
 
 from .contrastive import CrossSensorInfoNCE, Retrieval, retrieval_accuracy
+from .reconstruction import decorrelation_loss, reconstruction_loss
 
-__all__ = ['CrossSensorInfoNCE', 'Retrieval', 'retrieval_accuracy']
+__all__ = [
+    'CrossSensorInfoNCE',
+    'Retrieval',
+    'decorrelation_loss',
+    'reconstruction_loss',
+    'retrieval_accuracy',
+]

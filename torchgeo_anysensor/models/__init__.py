@@ -14,6 +14,7 @@ from .heads import LinearHead, SMPDecoderHead
 from .plain import TimmEncoder
 from .probe import TokenRegression
 from .ramen import RAMEN, ramen_small, ramen_tiny
+from .render import BandRenderer
 from .wrapped import CopernicusFMEncoder, DOFAEncoder, PanopticonEncoder
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     'Atomizer',
     'Attend',
     'BandCode',
+    'BandRenderer',
     'Concatenate',
     'CopernicusFMEncoder',
     'DOFAEncoder',

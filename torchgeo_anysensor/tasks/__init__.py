@@ -4,12 +4,15 @@
 """What is trained: Lightning modules."""
 
 from .contrastive import CrossSensorContrastive
+from .reconstruction import MaskedAutoencoding, MaskedBandReconstruction
 from .segmentation import MapTask, Segmentation, SegmentationProbe
 from .translation import SensorTranslation, Translated, Translator
 
 __all__ = (
     'CrossSensorContrastive',
     'MapTask',
+    'MaskedAutoencoding',
+    'MaskedBandReconstruction',
     'Segmentation',
     'SegmentationProbe',
     'SensorTranslation',

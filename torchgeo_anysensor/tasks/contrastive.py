@@ -10,10 +10,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..losses import CrossSensorInfoNCE, retrieval_accuracy
+from ..losses import CrossSensorInfoNCE, decorrelation_loss, retrieval_accuracy
 from ..models import Features, SensorEncoder, encode
 from ..types import MultiSensorSample, SensorSample
 from .base import SensorTask, spread_rows
+from .reconstruction import MaskedBandReconstruction
 
 
 class CrossSensorContrastive(SensorTask):
@@ -38,6 +39,8 @@ class CrossSensorContrastive(SensorTask):
         token_weight: float = 1.0,
         tokens_per_patch: int = 16,
         min_valid: float = 0.5,
+        reconstruction: float = 0.0,
+        private_dim: int = 0,
         lr: float = 1e-3,
         weight_decay: float = 0.05,
     ) -> None:
@@ -52,16 +55,33 @@ class CrossSensorContrastive(SensorTask):
             tokens_per_patch: Ground tokens of each patch that are compared, drawn at random.
             min_valid: A sensor whose valid ground tokens are fewer than this share of a patch
                 counts as absent there.
+            reconstruction: Weight of :class:`.MaskedBandReconstruction`: with it, bands and ground
+                are hidden from the encoder, and predicted from all of its features.
+            private_dim: Features at the end of each vector that the contrast does not see, and that
+                are kept from correlating with the others.
             lr: Peak learning rate.
             weight_decay: Of AdamW.
+
+        Raises:
+            ValueError: If no feature is left for the contrast.
         """
         super().__init__()
+        if not 0 <= private_dim < encoder.embed_dim:
+            raise ValueError(
+                f'private_dim={private_dim} must be at least 0 and below the {encoder.embed_dim} '
+                'features of the encoder'
+            )
         loss = CrossSensorInfoNCE() if loss is None else loss
         self.describe_modules(encoder=encoder, loss=loss)
         self.encoder = encoder
         self.loss = loss
-        self.patch_projection = _projection(encoder.embed_dim, projection_dim)
-        self.token_projection = _projection(encoder.embed_dim, projection_dim)
+        self.shared_dim = encoder.embed_dim - private_dim
+        self.patch_projection = _projection(self.shared_dim, projection_dim)
+        self.token_projection = _projection(self.shared_dim, projection_dim)
+        self.reconstruction_weight = reconstruction
+        self.reconstruction = (
+            MaskedBandReconstruction(encoder.embed_dim) if reconstruction else None
+        )
         self.token_weight = token_weight
         self.tokens_per_patch = tokens_per_patch
         self.min_valid = min_valid
@@ -107,17 +127,18 @@ class CrossSensorContrastive(SensorTask):
             batch: Of :func:`~..datasets.collate_sensors`.
 
         Returns:
-            ``loss``, its parts ``patch_loss`` and ``token_loss``, ``retrieval`` and ``chance``.
+            ``loss``, its parts ``patch_loss`` and ``token_loss``, ``reconstruction_loss`` and
+            ``decorrelation_loss`` if they have a part in it, ``retrieval`` and ``chance``.
 
         Raises:
             ValueError: If the batch has fewer than two sensors.
         """
-        features = self(batch)
-        if len(features) < 2:
+        if len(batch['sensors']) < 2:
             raise ValueError(
-                f'contrast needs two sensors, the batch has {list(features)}; add a sensor to the '
-                'dataset, or raise its require'
+                f'contrast needs two sensors, the batch has {list(batch["sensors"])}; add a sensor '
+                'to the dataset, or raise its require'
             )
+        features, others = self._look(batch)
         present = {name: batch['present'][name].to(self.device) for name in features}
         patches, seen = self._patches(features, present)
         patch_loss = self.loss(patches, seen)
@@ -125,13 +146,39 @@ class CrossSensorContrastive(SensorTask):
         if self.token_weight:
             token_loss = self.loss(*self._tokens(features, present))
         retrieval = retrieval_accuracy(patches, seen)
+        loss = patch_loss + self.token_weight * token_loss
+        if 'reconstruction_loss' in others:
+            loss = loss + self.reconstruction_weight * others['reconstruction_loss']
+        if 'decorrelation_loss' in others:
+            loss = loss + others['decorrelation_loss']
         return {
-            'loss': patch_loss + self.token_weight * token_loss,
+            'loss': loss,
             'patch_loss': patch_loss,
             'token_loss': token_loss,
+            **others,
             'retrieval': retrieval.accuracy.nan_to_num(),
             'chance': retrieval.chance.nan_to_num(),
         }
+
+    def _look(self, batch: MultiSensorSample) -> tuple[dict[str, Features], dict[str, Tensor]]:
+        """Features of each sensor, and the losses beside the contrast."""
+        features: dict[str, Features] = {}
+        rebuilt, apart = [], []
+        for name, views in batch['sensors'].items():
+            seen = [_untold(view) for view in views]
+            if self.reconstruction is None:
+                features[name] = f = encode(self.encoder, seen)
+            else:
+                hidden = self.reconstruction.hide(seen)
+                features[name] = f = encode(self.encoder, hidden.visible)
+                rebuilt.append(self.reconstruction.loss(f, seen, hidden))
+            if self.shared_dim < f.tokens.shape[-1]:
+                known = f.tokens[f.valid]
+                apart.append(
+                    decorrelation_loss(known[:, : self.shared_dim], known[:, self.shared_dim :])
+                )
+        others = {'reconstruction_loss': rebuilt, 'decorrelation_loss': apart}
+        return features, {key: torch.stack(each).mean() for key, each in others.items() if each}
 
     def _step(self, batch: MultiSensorSample, stage: str) -> Tensor:
         """Log what the sensors' comparison gives, and return the loss."""
@@ -153,7 +200,9 @@ class CrossSensorContrastive(SensorTask):
         """Projected patches ``(B, P)`` of each sensor, and where it saw enough ``(B,)``."""
         patches, seen = {}, {}
         for name, f in features.items():
-            patches[name] = spread_rows(self.patch_projection(f.pooled), present[name])
+            patches[name] = spread_rows(
+                self.patch_projection(f.pooled[:, : self.shared_dim]), present[name]
+            )
             enough = f.valid.float().mean(dim=1) >= self.min_valid
             seen[name] = spread_rows(enough, present[name])
         return patches, seen
@@ -171,7 +220,7 @@ class CrossSensorContrastive(SensorTask):
         for name, f in features.items():
             own = places[present[name]]  # (b, n), b samples that the sensor saw
             chosen = f.tokens.gather(1, own[..., None].expand(-1, -1, f.tokens.shape[-1]))
-            projected = self.token_projection(chosen)
+            projected = self.token_projection(chosen[..., : self.shared_dim])
             tokens[name] = spread_rows(projected, present[name]).flatten(0, 1)
             seen[name] = spread_rows(f.valid.gather(1, own), present[name]).flatten()
         return tokens, seen

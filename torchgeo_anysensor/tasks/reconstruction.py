@@ -1,0 +1,209 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Pretraining: what was hidden is predicted from what is left."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..losses import reconstruction_loss
+from ..models import BandRenderer, Features, SensorEncoder, encode
+from ..models.ground import cut_view
+from ..models.spectral import standardise
+from ..types import BAND_FACTS, MultiSensorSample, SensorSample
+from .base import SensorTask
+
+
+class Hidden(NamedTuple):
+    """Views of one sensor with parts that an encoder shall not see."""
+
+    visible: tuple[SensorSample, ...]  #: without the hidden bands, and not valid on hidden ground
+    kept: tuple[Tensor, ...]  #: ``(C,)`` bool of each view: bands that are visible
+
+
+class MaskedBandReconstruction(nn.Module):
+    """Hide bands and ground, and predict their pixels from the tokens of what is left.
+
+    What only one sensor sees has no other sensor to agree with; to predict it, the tokens must keep
+    it. Any band is rendered on any grid by :class:`~..models.BandRenderer`.
+    """
+
+    def __init__(
+        self, embed_dim: int, *, bands: float = 0.3, ground: float = 0.25, square_m: float = 120.0
+    ) -> None:
+        """Make the objective.
+
+        Args:
+            embed_dim: Length of a token.
+            bands: Share of the bands of each sensor that is hidden, drawn for each batch; one always
+                stays.
+            ground: Share of the ground of each patch that is hidden, in squares.
+            square_m: Width of such a square in metres.
+
+        Raises:
+            ValueError: If a share is not from 0 to below 1, or a square has no width.
+        """
+        super().__init__()
+        if not (0 <= bands < 1 and 0 <= ground < 1):
+            raise ValueError(f'shares must be at least 0 and below 1, got {bands=}, {ground=}')
+        if not square_m > 0:
+            raise ValueError(f'square_m must be positive metres, got {square_m}')
+        self.bands = bands
+        self.ground = ground
+        self.square_m = square_m
+        self.renderer = BandRenderer(embed_dim)
+
+    def hide(self, views: Sequence[SensorSample]) -> Hidden:
+        """Draw what is hidden of one sensor: the same ground in all of its views.
+
+        Args:
+            views: Batched views of one sensor.
+        """
+        counts = [view['image'].shape[1] for view in views]
+        keep = torch.rand(sum(counts)) >= self.bands
+        keep[torch.randint(len(keep), ())] = True
+        kept = torch.split(keep.to(views[0]['image'].device), counts)
+        batch, _, height, width = views[0]['image'].shape
+        res = float(views[0]['res'])
+        squares = [max(1, round(n * res / self.square_m)) for n in (height, width)]
+        draw = torch.rand(batch, 1, *squares, device=kept[0].device)
+        ground = (draw >= self.ground).float()
+        visible = [_visible(view, bands, ground) for view, bands in zip(views, kept) if bands.any()]
+        return Hidden(tuple(visible), kept)
+
+    def loss(self, features: Features, views: Sequence[SensorSample], hidden: Hidden) -> Tensor:
+        """Predict what was hidden of one sensor.
+
+        Args:
+            features: Of ``hidden.visible``.
+            views: Whole, as they were given to :meth:`hide`.
+            hidden: What :meth:`hide` made of them.
+
+        Returns:
+            ``()``, the mean over the views.
+        """
+        rows, _ = features.grid
+        left = iter(hidden.visible)
+        losses = []
+        for view, kept in zip(views, hidden.kept):
+            token_m = view['image'].shape[-2] * float(view['res']) / rows
+            cells = cut_view(standardise(view['image'], view['wavelength']), view, token_m=token_m)
+            seen = torch.zeros_like(cells.valid)
+            if kept.any():
+                shown = next(left)
+                seen = cut_view(shown['image'][:, :1], shown, token_m=token_m).valid
+            # (B, N, C, p, p): known, and hidden with its band or with its ground
+            hid = cells.valid[:, :, None] & ~(seen[:, :, None] & kept[:, None, None])
+            predicted = self.renderer(
+                features.tokens,
+                view['wavelength'],
+                view['bandwidth'],
+                view['gsd'],
+                pixels=hid.shape[-1],
+            )
+            losses.append(reconstruction_loss(predicted, cells.pixels, hid))
+        return torch.stack(losses).mean()
+
+
+def _visible(view: SensorSample, bands: Tensor, ground: Tensor) -> SensorSample:
+    """A view with some of its bands on some of its ground ``(B, 1, rows, cols)``."""
+    chosen = bands.nonzero().squeeze(1)
+    shown = F.interpolate(ground, view['valid'].shape[-2:], mode='nearest')[:, 0] > 0
+    out = dict(cast(Mapping[str, Tensor], view))
+    out['valid'] = valid = view['valid'] & shown
+    out['image'] = view['image'].index_select(1, chosen).masked_fill(~valid[:, None], 0.0)
+    for fact in BAND_FACTS:
+        out[fact] = out[fact].index_select(-1, chosen)
+    return cast(SensorSample, out)
+
+
+class MaskedAutoencoding(SensorTask):
+    """Pretraining by prediction of hidden bands and ground, each sensor by itself.
+
+    After masked autoencoders (He et al. 2022, arXiv 2111.06377), with bands hidden as well. Logs
+    ``loss`` for train, val and test. With one sensor it works as with many.
+    """
+
+    monitor = 'val_loss'
+    mode = 'min'
+
+    def __init__(
+        self,
+        encoder: SensorEncoder,
+        *,
+        bands: float = 0.3,
+        ground: float = 0.5,
+        square_m: float = 60.0,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+    ) -> None:
+        """Make the task.
+
+        Args:
+            encoder: What is trained.
+            bands: Share of the bands that is hidden.
+            ground: Share of the ground that is hidden.
+            square_m: Width of a hidden square of ground in metres.
+            lr: Peak learning rate.
+            weight_decay: Of AdamW.
+        """
+        super().__init__()
+        self.describe_modules(encoder=encoder)
+        self.encoder = encoder
+        self.reconstruction = MaskedBandReconstruction(
+            encoder.embed_dim, bands=bands, ground=ground, square_m=square_m
+        )
+
+    def losses(self, batch: MultiSensorSample) -> dict[str, Tensor]:
+        """Predict what was hidden of each sensor of a batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+
+        Returns:
+            ``loss``.
+        """
+        each = []
+        for views in batch['sensors'].values():
+            hidden = self.reconstruction.hide(views)
+            features = encode(self.encoder, hidden.visible)
+            each.append(self.reconstruction.loss(features, views, hidden))
+        return {'loss': torch.stack(each).mean()}
+
+    def training_step(self, batch: MultiSensorSample, batch_idx: int) -> Tensor:
+        """Loss of one batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+            batch_idx: Number of the batch.
+        """
+        return self._step(batch, 'train')
+
+    def validation_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
+        """Log the loss of one batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+            batch_idx: Number of the batch.
+        """
+        self._step(batch, 'val')
+
+    def test_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
+        """Log the loss of one batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+            batch_idx: Number of the batch.
+        """
+        self._step(batch, 'test')
+
+    def _step(self, batch: MultiSensorSample, stage: str) -> Tensor:
+        """Log the loss, and return it."""
+        loss = self.losses(batch)['loss']
+        size = len(next(iter(batch['present'].values())))
+        self.log(f'{stage}_loss', loss, batch_size=size, prog_bar=True, sync_dist=stage != 'train')
+        return loss
