@@ -15,7 +15,7 @@ from .base import Features, SensorEncoder
 from .codes import AcquisitionCode, BandCode, Fact, known_facts
 from .detail import DetailBranch
 from .ground import Cells, cut_view
-from .spectral import FiLM, SpatialBasis, SpectralAttention, standardise
+from .spectral import FiLM, SpatialBasis, SpectralAttention, unit_range
 from .trunk import Trunk, cell_centres
 
 #: Length of the code of a band.
@@ -95,7 +95,7 @@ class CellEncoder(nn.Module):
             ``(B, N)`` bool.
         """
         tokens, seen = zip(*(self.band_tokens(view) for view in views))
-        bands, data = torch.cat(tokens, dim=2), torch.cat(seen, dim=2)
+        bands, data = (x[0] if len(x) == 1 else torch.cat(x, dim=2) for x in (tokens, seen))
         valid = data.any(dim=-1)
         x, pooled = self.trunk(self.spectral(bands, data), valid, positions)
         return x, pooled, valid
@@ -209,7 +209,7 @@ class AnySensorViT(SensorEncoder):
 
 def _cut(view: SensorSample, token_m: float) -> Cells:
     """Cells of a view, without unit."""
-    return cut_view(standardise(view['image'], view['wavelength']), view, token_m=token_m)
+    return cut_view(view, token_m=token_m, affine=unit_range(view['wavelength']))
 
 
 def _cell_view(cells: Cells, view: SensorSample) -> CellView:

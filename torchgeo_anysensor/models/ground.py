@@ -131,7 +131,14 @@ def repeat(x: Tensor, times: int) -> Tensor:
     return x.repeat_interleave(times, dim=-2).repeat_interleave(times, dim=-1) if times > 1 else x
 
 
-def cut(image: Tensor, valid: Tensor, *, res: float, token_m: float) -> Cells:
+def cut(
+    image: Tensor,
+    valid: Tensor,
+    *,
+    res: float,
+    token_m: float,
+    affine: tuple[Tensor, Tensor] | None = None,
+) -> Cells:
     """Cut a view into ground cells.
 
     Nothing stays of the values of pixels that are not valid. Pixels that do not divide a cell are
@@ -143,6 +150,8 @@ def cut(image: Tensor, valid: Tensor, *, res: float, token_m: float) -> Cells:
         valid: ``(B, H, W)`` bool.
         res: Pixel size in metres.
         token_m: Width of a cell in metres.
+        affine: What to subtract from each band and then to divide it by, ``(C, 1, 1)`` or
+            ``(B, C, 1, 1)``.
 
     Returns:
         The cells, row by row from the north-west corner.
@@ -153,20 +162,29 @@ def cut(image: Tensor, valid: Tensor, *, res: float, token_m: float) -> Cells:
     """
     grid = cell_grid((image.shape[-2], image.shape[-1]), res=res, token_m=token_m)
     repeats, p = pixels_per_cell(res, token_m)
-    image = image.masked_fill(~valid.unsqueeze(1), 0.0)
     image, valid = repeat(image, repeats), repeat(valid, repeats)
-    pixels = rearrange(image, 'b c (h p) (w q) -> b (h w) c p q', p=p, q=p)
     valid = rearrange(valid, 'b (h p) (w q) -> b (h w) p q', p=p, q=p)
-    return Cells(pixels, valid, grid)
+    # One copy, sorted by cell, and from then on in place: pixels are most of the memory
+    pixels = torch.empty(
+        (*valid.shape[:2], image.shape[1], p, p), dtype=image.dtype, device=image.device
+    )
+    by_cell = rearrange(image, 'b c (h p) (w q) -> b h w c p q', p=p, q=p)
+    pixels.view(by_cell.shape).copy_(by_cell)
+    if affine is not None:
+        centre, spread = (x.unsqueeze(-4) if x.ndim > 3 else x for x in affine)
+        pixels = pixels.sub_(centre).div_(spread)
+    return Cells(pixels.masked_fill_(~valid.unsqueeze(2), 0.0), valid, grid)
 
 
-def cut_view(image: Tensor, view: SensorSample, *, token_m: float) -> Cells:
-    """Cut pixels of a view into ground cells, where the view says that they lie.
+def cut_view(
+    view: SensorSample, *, token_m: float, affine: tuple[Tensor, Tensor] | None = None
+) -> Cells:
+    """Cut a view into ground cells, its pixels where the view says that they lie.
 
     Args:
-        image: ``(B, C, H, W)`` on the grid of the view.
         view: One batched view.
         token_m: Width of a cell in metres.
+        affine: See :func:`cut`.
 
     Returns:
         The cells; see :func:`place` and :func:`cut`.
@@ -174,9 +192,9 @@ def cut_view(image: Tensor, view: SensorSample, *, token_m: float) -> Cells:
     Raises:
         ValueError: As for :func:`cut`.
     """
-    batch = len(image)
+    image, batch = view['image'], len(view['image'])
     # One look at the numbers of a device: each would wait for all that it has to do
     res, *offsets = torch.cat([view['res'].reshape(1), view['dx'], view['dy']]).tolist()
     dx, dy = offsets[:batch], offsets[batch:]
     image, valid, res = place(image, view['valid'], res=res, dx=dx, dy=dy)
-    return cut(image, valid, res=res, token_m=token_m)
+    return cut(image, valid, res=res, token_m=token_m, affine=affine)

@@ -8,7 +8,7 @@ Letters as in :mod:`torchgeo_anysensor.types`.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -166,7 +166,8 @@ def _tokens_seen(
     Raises:
         ValueError: If the patch is not a whole number of tokens, or the views differ in it.
     """
-    cells = [cut_view(view['image'][:, :1], view, token_m=token_m) for view in views]
+    first = [cast(SensorSample, {**view, 'image': view['image'][:, :1]}) for view in views]
+    cells = [cut_view(view, token_m=token_m) for view in first]
     grids = [cell.grid for cell in cells]
     if len(set(grids)) > 1:
         raise ValueError(f'views of one patch must share their ground, got token grids {grids}')

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..types import SensorSample
 from .base import Features, SensorEncoder
 from .ground import cut_view
-from .spectral import standardise
+from .spectral import unit_range
 from .trunk import Trunk, cell_centres
 
 #: Convolutions that correct what resampling does to the features.
@@ -174,8 +174,7 @@ class RAMEN(SensorEncoder):
         Raises:
             ValueError: If the patch is not a whole number of tokens.
         """
-        image = standardise(view['image'], view['wavelength'])
-        cells = cut_view(image, view, token_m=token_m)
+        cells = cut_view(view, token_m=token_m, affine=unit_range(view['wavelength']))
         count = cells.valid.sum(dim=(-2, -1)).clamp(min=1).unsqueeze(-1)  # (B, N, 1)
         pixels = cells.pixels.sum(dim=(-2, -1)) / count  # (B, N, C)
         scale = (view['gsd'].float() / token_m).log().mean(dim=-1)

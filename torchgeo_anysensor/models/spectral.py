@@ -29,10 +29,14 @@ def standardise(image: Tensor, wavelength: Tensor) -> Tensor:
     Returns:
         ``(..., C, H, W)`` without unit.
     """
-    thermal = is_thermal(wavelength)[..., None, None]
-    centre = torch.where(thermal, 290.0, 0.2)
-    spread = torch.where(thermal, 20.0, 0.2)
+    centre, spread = unit_range(wavelength)
     return (image - centre).div_(spread)
+
+
+def unit_range(wavelength: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and spread of :func:`standardise`, ``(..., C, 1, 1)`` each."""
+    thermal = is_thermal(wavelength)[..., None, None]
+    return torch.where(thermal, 290.0, 0.2), torch.where(thermal, 20.0, 0.2)
 
 
 class SpatialBasis(nn.Module):
@@ -139,7 +143,8 @@ class BandBlock(nn.Module):
         Args:
             latents: ``(B, N, Q, d)``, or ``(Q, d)`` for the same at all cells.
             bands: ``(B, N, C, d)`` band tokens.
-            keys: ``(B, N, 1, C)`` bool, the band tokens to look at; at least one in each cell.
+            keys: ``(B, N, 1, C)``, 0 for the band tokens to look at and minus infinity for others;
+                at least one in each cell is 0.
 
         Returns:
             ``(B, N, Q, d)``.
@@ -148,7 +153,8 @@ class BandBlock(nn.Module):
         query = rearrange(query, '... q (h d) -> ... (q h) d', h=self.heads)
         query = query.expand(*bands.shape[:2], -1, -1)
         # Ground cells stand where attention heads usually do.
-        seen = F.scaled_dot_product_attention(query, bands, bands, attn_mask=keys)
+        mask = keys.to(query.dtype)
+        seen = F.scaled_dot_product_attention(query, bands, bands, attn_mask=mask)
         latents = latents + self.out(rearrange(seen, 'b n (q h) d -> b n q (h d)', h=self.heads))
         updated: Tensor = latents + self.mlp(latents)
         return updated
@@ -188,7 +194,8 @@ class SpectralAttention(nn.Module):
         """
         any_seen = seen.any(dim=-1, keepdim=True)  # (B, N, 1)
         # A softmax over nothing is NaN: cells without data look at everything and are replaced.
-        keys = (seen | ~any_seen).unsqueeze(-2)  # (B, N, 1, C)
+        hidden = (any_seen & ~seen).unsqueeze(-2)  # (B, N, 1, C)
+        keys = torch.zeros_like(hidden, dtype=torch.float32).masked_fill(hidden, -torch.inf)
         bands = self.norm(bands)
         latents = self.latents  # (Q, d): the first look starts alike at all cells
         for block in self.blocks:

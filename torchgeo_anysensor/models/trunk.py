@@ -65,16 +65,17 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate pairs of features in the first half of them.
 
     Args:
-        x: ``(B, h, N, head_dim)``; a feature of the first quarter pairs with one of the second.
+        x: ``(..., N, head_dim)``; a feature of the first quarter pairs with one of the second.
         rotation: Of each token.
 
     Returns:
-        ``(B, h, N, head_dim)`` in the type of ``x``.
+        ``(..., N, head_dim)`` in the type of ``x``.
     """
     pairs = rotation.cos.shape[-1]
     a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
     cos, sin = (part.to(x.dtype) for part in rotation)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
+    turned = torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(a * sin, b, cos)
+    return torch.cat([*turned, rest], dim=-1)
 
 
 class TrunkBlock(nn.Module):
@@ -103,10 +104,8 @@ class TrunkBlock(nn.Module):
             ``(B, N, D)``.
         """
         qkv = rearrange(self.qkv(self.norm(x)), 'b n (s h d) -> s b h n d', s=3, h=self.num_heads)
-        q, k, v = qkv.unbind(0)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+        looks = qkv[:2] if rotation is None else rotate(qkv[:2], rotation)
+        y = F.scaled_dot_product_attention(looks[0], looks[1], qkv[2], attn_mask=keys)
         x = x + self.out(rearrange(y, 'b h n d -> b n (h d)'))
         updated: Tensor = x + self.mlp(x)
         return updated

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..losses import reconstruction_loss
 from ..models import BandRenderer, Features, SensorEncoder, encode
 from ..models.ground import cut_view
-from ..models.spectral import standardise
+from ..models.spectral import unit_range
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
 from .base import SensorTask
 
@@ -91,11 +91,11 @@ class MaskedBandReconstruction(nn.Module):
         losses = []
         for view, kept in zip(views, hidden.kept):
             token_m = view['image'].shape[-2] * float(view['res']) / rows
-            cells = cut_view(standardise(view['image'], view['wavelength']), view, token_m=token_m)
+            cells = cut_view(view, token_m=token_m, affine=unit_range(view['wavelength']))
             seen = torch.zeros_like(cells.valid)
             if kept.any():
                 shown = next(left)
-                seen = cut_view(shown['image'][:, :1], shown, token_m=token_m).valid
+                seen = cut_view(shown, token_m=token_m).valid
             # (B, N, C, p, p): known, and hidden with its band or with its ground
             hid = cells.valid[:, :, None] & ~(seen[:, :, None] & kept[:, None, None])
             predicted = self.renderer(
