@@ -97,6 +97,72 @@ def test_loss_is_the_loss_of_the_projected_patches(batch):
     assert torch.allclose(task.losses(batch)['loss'], CrossSensorInfoNCE()(pooled), atol=1e-5)
 
 
+def test_private_features_are_out_of_the_contrast_and_in_the_reconstruction(batch, monkeypatch):
+    torch.manual_seed(0)
+    encoder = AnySensorViT(32, depth=1, num_heads=2)
+    task = CrossSensorContrastive(encoder, reconstruction=1.0, private_dim=8)
+    kept = []
+
+    def remembered(*args, **options):
+        features = encode(*args, **options)
+        features.tokens.retain_grad()
+        features.pooled.retain_grad()
+        kept.append(features)
+        return features
+
+    monkeypatch.setattr('torchgeo_anysensor.tasks.contrastive.encode', remembered)
+
+    def private_gradients(*names):
+        kept.clear()
+        values = task.losses(batch)
+        sum(values[name] for name in names).backward()
+        grads = [x.grad for f in kept for x in (f.tokens, f.pooled) if x.grad is not None]
+        return max(float(g[..., -8:].abs().max()) for g in grads)
+
+    assert private_gradients('patch_loss', 'token_loss') == 0
+    assert private_gradients('reconstruction_loss') > 0
+    assert private_gradients('decorrelation_loss') > 0
+
+
+def test_each_sensor_predicts_what_another_saw(batch):
+    """Tokens that see one sensor alone are trained by the pixels of the other."""
+    torch.manual_seed(0)
+    task = CrossSensorContrastive(AnySensorViT(32, depth=1, num_heads=2), reconstruction=1.0)
+    task.reconstruction.bands = task.reconstruction.ground = 0.0  # nothing of its own is hidden
+    brighter = dict(batch['sensors'])
+    brighter['landsat_c2l2'] = tuple(
+        {**view, 'image': view['image'] * 3} for view in brighter['landsat_c2l2']
+    )
+    losses = []
+    for sensors in (batch['sensors'], brighter):
+        torch.manual_seed(1)
+        losses.append(task.losses({**batch, 'sensors': sensors})['reconstruction_loss'])
+    assert losses[0] > 0
+    assert (losses[1] - losses[0]).abs() > 1e-3
+
+
+def test_reconstruction_copes_with_absent_sensors(batch):
+    task = CrossSensorContrastive(
+        AnySensorViT(32, depth=1, num_heads=2), reconstruction=1.0, private_dim=8
+    )
+    for name in batch['sensors']:
+        apart = drop_rows(batch, name, [0, 2, 3])
+        values = task.losses(apart)
+        assert all(value.isfinite() for value in values.values())
+        values['loss'].backward()
+    names = list(batch['sensors'])
+    one, rest = {names[0]: [0, 1, 2], names[1]: [3, 4, 5]}, batch
+    for name in names:
+        rest = drop_rows(rest, name, one.get(name, [0, 1, 2, 3, 4]))
+    assert task.losses(rest)['loss'].isfinite()  # hardly two sensors share a sample
+
+
+@pytest.mark.parametrize('private_dim', [-1, 32])
+def test_the_contrast_needs_a_feature(private_dim):
+    with pytest.raises(ValueError, match='private_dim'):
+        CrossSensorContrastive(AnySensorViT(32, depth=1, num_heads=2), private_dim=private_dim)
+
+
 def test_absent_rows_take_no_part(batch):
     task = make_task(token_weight=0.0, min_valid=0.0).eval()
     fewer = drop_rows(batch, 'landsat_c2l2', [0, 3])

@@ -4,7 +4,7 @@
 """Pretraining: sensors learn to agree about the same place."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..losses import CrossSensorInfoNCE, decorrelation_loss, retrieval_accuracy
 from ..models import Features, SensorEncoder, encode
-from ..types import MultiSensorSample, SensorSample
+from ..types import BAND_FACTS, MultiSensorSample, SensorSample
 from .base import SensorTask, spread_rows
 from .reconstruction import MaskedBandReconstruction
 
@@ -162,23 +162,45 @@ class CrossSensorContrastive(SensorTask):
 
     def _look(self, batch: MultiSensorSample) -> tuple[dict[str, Features], dict[str, Tensor]]:
         """Features of each sensor, and the losses beside the contrast."""
-        features: dict[str, Features] = {}
-        rebuilt, apart = [], []
-        for name, views in batch['sensors'].items():
-            seen = [_untold(view) for view in views]
-            if self.reconstruction is None:
-                features[name] = f = encode(self.encoder, seen)
-            else:
-                hidden = self.reconstruction.hide(seen)
-                features[name] = f = encode(self.encoder, hidden.visible)
-                rebuilt.append(self.reconstruction.loss(f, seen, hidden))
-            if self.shared_dim < f.tokens.shape[-1]:
-                known = f.tokens[f.valid]
-                apart.append(
-                    decorrelation_loss(known[:, : self.shared_dim], known[:, self.shared_dim :])
-                )
-        others = {'reconstruction_loss': rebuilt, 'decorrelation_loss': apart}
-        return features, {key: torch.stack(each).mean() for key, each in others.items() if each}
+        sensors = {name: [_untold(v) for v in views] for name, views in batch['sensors'].items()}
+        if self.reconstruction is None:
+            features = {name: encode(self.encoder, views) for name, views in sensors.items()}
+            others = {}
+        else:
+            hidden = {name: self.reconstruction.hide(views) for name, views in sensors.items()}
+            features = {name: encode(self.encoder, h.visible) for name, h in hidden.items()}
+            own = [self.reconstruction.loss(features[n], sensors[n], hidden[n]) for n in sensors]
+            cross = [self._render_other(features, sensors, batch['present'])]
+            others = {'reconstruction_loss': torch.stack(own).mean() + torch.stack(cross).mean()}
+        if self.shared_dim < self.encoder.embed_dim:
+            known = [f.tokens[f.valid] for f in features.values()]
+            apart = [decorrelation_loss(*_split(x, self.shared_dim)) for x in known]
+            others['decorrelation_loss'] = torch.stack(apart).mean()
+        return features, others
+
+    def _render_other(
+        self,
+        features: Mapping[str, Features],
+        sensors: Mapping[str, Sequence[SensorSample]],
+        present: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Predict from each sensor what another one saw, drawn anew for each batch."""
+        assert self.reconstruction is not None
+        names = list(features)
+        step = int(torch.randint(1, len(names), ()))
+        losses = []
+        for number, name in enumerate(names):
+            other = names[(number + step) % len(names)]
+            own, its = present[name], present[other]
+            if not (both := own & its).any():
+                continue
+            rows, its_rows = both[own], both[its]  # of the views of each
+            f = features[name]
+            known = f._replace(tokens=f.tokens[rows], valid=f.valid[rows], pooled=f.pooled[rows])
+            losses.append(
+                self.reconstruction.loss(known, [_rows(v, its_rows) for v in sensors[other]])
+            )
+        return torch.stack(losses).mean() if losses else features[names[0]].tokens.sum() * 0.0
 
     def _step(self, batch: MultiSensorSample, stage: str) -> Tensor:
         """Log what the sensors' comparison gives, and return the loss."""
@@ -231,6 +253,20 @@ def _untold(view: SensorSample) -> SensorSample:
     told = ('lon', 'lat', 'level')
     kept = {key: value for key, value in view.items() if key not in told}
     return cast(SensorSample, {**kept, 't': torch.full_like(view['t'], math.nan)})
+
+
+def _rows(view: SensorSample, rows: Tensor) -> SensorSample:
+    """Some samples of a view."""
+    kept = {
+        key: x if key == 'res' or (key in BAND_FACTS and x.ndim == 1) else x[rows.to(x.device)]
+        for key, x in cast(Mapping[str, Tensor], view).items()
+    }
+    return cast(SensorSample, kept)
+
+
+def _split(x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """The first features, and the others."""
+    return x[:, :first], x[:, first:]
 
 
 def _projection(dim: int, out_dim: int) -> nn.Sequential:

@@ -75,37 +75,38 @@ class MaskedBandReconstruction(nn.Module):
         visible = [_visible(view, bands, ground) for view, bands in zip(views, kept) if bands.any()]
         return Hidden(tuple(visible), kept)
 
-    def loss(self, features: Features, views: Sequence[SensorSample], hidden: Hidden) -> Tensor:
-        """Predict what was hidden of one sensor.
+    def loss(
+        self, features: Features, views: Sequence[SensorSample], hidden: Hidden | None = None
+    ) -> Tensor:
+        """Predict views of the ground of tokens.
 
         Args:
-            features: Of ``hidden.visible``.
-            views: Whole, as they were given to :meth:`hide`.
-            hidden: What :meth:`hide` made of them.
+            features: What is known of the ground.
+            views: Of one sensor, whole.
+            hidden: What the encoder saw of them: the rest is predicted. If None it saw nothing of
+                them, and all is predicted: they are another sensor's.
 
         Returns:
             ``()``, the mean over the views.
         """
         rows, _ = features.grid
-        left = iter(hidden.visible)
+        shown = iter(hidden.visible if hidden is not None else ())
         losses = []
-        for view, kept in zip(views, hidden.kept):
+        for number, view in enumerate(views):
             token_m = view['image'].shape[-2] * float(view['res']) / rows
             cells = cut_view(view, token_m=token_m, affine=unit_range(view['wavelength']))
-            seen = torch.zeros_like(cells.valid)
-            if kept.any():
-                shown = next(left)
-                seen = cut_view(shown, token_m=token_m).valid
-            # (B, N, C, p, p): known, and hidden with its band or with its ground
-            hid = cells.valid[:, :, None] & ~(seen[:, :, None] & kept[:, None, None])
+            target = cells.valid[:, :, None].expand(cells.pixels.shape)
+            if hidden is not None and (kept := hidden.kept[number]).any():
+                seen = cut_view(next(shown), token_m=token_m).valid
+                target = target & ~(seen[:, :, None] & kept[:, None, None])
             predicted = self.renderer(
                 features.tokens,
                 view['wavelength'],
                 view['bandwidth'],
                 view['gsd'],
-                pixels=hid.shape[-1],
+                pixels=target.shape[-1],
             )
-            losses.append(reconstruction_loss(predicted, cells.pixels, hid))
+            losses.append(reconstruction_loss(predicted, cells.pixels, target))
         return torch.stack(losses).mean()
 
 
