@@ -6,72 +6,57 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from slow_losses import draw, draw_weight, grads, slow_infonce, target, unit, with_grad
 from torch.testing import assert_close
 
 from torchgeo_anysensor.losses import CrossSensorInfoNCE, retrieval_accuracy
 
-
-def unit(x):
-    return x / x.norm()
-
-
-def slow_logits(embeddings, present, name, i, temperature):
-    """From the definition: logits of sample i of a sensor, and the position of the right one."""
-
-    def centroid(j):
-        others = [unit(embeddings[o][j]) for o in embeddings if o != name and present[o][j]]
-        return unit(torch.stack(others).mean(0)) if present[name][j] and others else None
-
-    logits, right = [], None
-    for j in range(len(present[name])):
-        c = centroid(j)
-        if c is not None:
-            right = len(logits) if i == j else right
-            logits.append(unit(embeddings[name][i]) @ c / temperature)
-    return logits, right
+OPTIONS = {
+    'plain': {},
+    'warm': {'temperature': 1.0},
+    'weighted': {'weight': True},
+    'apart': {'min_distance': 40.0},
+    'unlike': {'max_similarity': 0.3},
+    'all': {'weight': True, 'min_distance': 30.0, 'max_similarity': 0.6, 'temperature': 0.5},
+}
 
 
-def slow_loss(embeddings, present, temperature):
-    sensors = []
-    for name in embeddings:
-        samples = []
-        for i in range(len(present[name])):
-            logits, right = slow_logits(embeddings, present, name, i, temperature)
-            if right is not None:
-                samples.append(-logits[right] + torch.stack(logits).exp().sum().log())
-        if samples:
-            sensors.append(sum(samples) / len(samples))
-    return sum(sensors) / len(sensors)
-
-
-def draw(sensors, batch=7, dim=8, absent=0.4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    embeddings, present = {}, {}
-    for m in range(sensors):
-        embeddings[f's{m}'] = 3 * torch.randn(batch, dim, generator=generator)
-        present[f's{m}'] = torch.rand(batch, generator=generator) >= absent
-    return embeddings, present
-
-
-def with_grad(embeddings):
-    return {name: x.clone().requires_grad_() for name, x in embeddings.items()}
-
-
-@pytest.mark.parametrize('sensors', [2, 3, 4, 5])
+@pytest.mark.parametrize('sensors', [2, 3, 4, 5, 6])
 @pytest.mark.parametrize('seed', [0, 1, 2])
-@pytest.mark.parametrize('temperature', [0.1, 1.0])
-def test_equals_the_definition(sensors, seed, temperature):
-    embeddings, present = draw(sensors, seed=seed)
+@pytest.mark.parametrize('sigmoid', [False, True])
+@pytest.mark.parametrize('options', OPTIONS.values(), ids=OPTIONS)
+def test_equals_the_definition(sensors, seed, sigmoid, options):
+    """Loss, and gradient to embeddings, weights and temperature, of a plain loop in float64."""
+    options = {'temperature': 0.1, **options}
+    embeddings, present = draw(sensors, batch=9, seed=seed, dtype=torch.float64)
+    weight = draw_weight(present, seed, torch.float64) if options.pop('weight', False) else None
+    place = 100 * torch.rand(9, 2, generator=torch.Generator().manual_seed(seed)).double()
+    place[4] = math.nan  # not known: near to nothing
     fast, slow = with_grad(embeddings), with_grad(embeddings)
-    actual = CrossSensorInfoNCE(temperature)(fast, present)
-    expected = slow_loss(slow, present, temperature)
-    assert_close(actual, expected)
+    heavy, slow_heavy = (None if weight is None else with_grad(weight) for _ in range(2))
+    start = options.pop('temperature')
+    module = CrossSensorInfoNCE(
+        start, temperature_bounds=(0.01, 3), sigmoid=sigmoid, chunk=4, **options
+    ).double()
+    actual = module(fast, present, weight=heavy, place=place)
+    temperature = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    bias = torch.tensor(-10.0, dtype=torch.float64, requires_grad=True) if sigmoid else None
+    expected = slow_infonce(
+        slow, present, temperature=temperature, weight=slow_heavy, place=place, bias=bias, **options
+    )
+    assert_close(actual, expected, rtol=1e-6, atol=1e-9)
     actual.backward()
     expected.backward()
-    for name in embeddings:
-        other = slow[name].grad
-        other = torch.zeros_like(fast[name]) if other is None else other
-        assert_close(fast[name].grad, other, atol=1e-6, rtol=1e-4)
+    assert_close(grads(fast), grads(slow), rtol=1e-6, atol=1e-9)
+    if weight is not None:
+        assert_close(grads(heavy), grads(slow_heavy), rtol=1e-6, atol=1e-9)
+    if sigmoid and bias.grad is not None:
+        assert_close(module.bias.grad, bias.grad)
+    if temperature.grad is not None:
+        # dT/du of T = low (high / low) ** sigmoid(u)
+        share = math.log(start / 0.01) / math.log(300)
+        chain = start * math.log(300) * share * (1 - share)
+        assert_close(module._temperature.free.grad, temperature.grad * chain, rtol=1e-5, atol=1e-9)
 
 
 def test_equals_clip_for_two_sensors():
@@ -162,15 +147,14 @@ def test_retrieval_equals_the_definition(seed):
     embeddings = {name: x / 3 + place for name, x in embeddings.items()}
     accuracies, chances = [], []
     for name in embeddings:
-        hits, count = [], 0
-        for i in range(7):
-            logits, right = slow_logits(embeddings, present, name, i, 1.0)
-            if right is not None:
-                hits.append(float(max(range(len(logits)), key=lambda k: logits[k]) == right))
-                count = len(logits)
-        if hits:
+        found = [target(embeddings, present, None, name, j) for j in range(7)]
+        shared = [j for j in range(7) if found[j] is not None]
+        hits = [
+            max(shared, key=lambda j: unit(embeddings[name][i]) @ found[j]) == i for i in shared
+        ]
+        if shared:
             accuracies.append(sum(hits) / len(hits))
-            chances.append(1 / count)
+            chances.append(1 / len(shared))
     accuracy, chance = retrieval_accuracy(embeddings, present)
     assert float(accuracy) == pytest.approx(sum(accuracies) / len(accuracies))
     assert float(chance) == pytest.approx(sum(chances) / len(chances))
@@ -211,3 +195,125 @@ def test_temperature_must_be_positive(temperature):
 def test_init_args_rebuild():
     loss = CrossSensorInfoNCE(0.2)
     assert CrossSensorInfoNCE(**loss.init_args).temperature == 0.2
+
+
+def test_rows_without_a_negative_take_no_part():
+    embeddings, _ = draw(2, batch=4)
+    place = torch.tensor([[0.0, 0.0], [1.0, 0.0], [500.0, 0.0], [501.0, 0.0]])
+    loss = CrossSensorInfoNCE(min_distance=100.0)
+    assert loss(embeddings, place=place) > 0
+    assert loss(embeddings, place=place / 1e3) == 0  # all are near
+    here = {'s0': torch.tensor([1, 0, 0, 0]).bool(), 's1': torch.tensor([1, 0, 0, 1]).bool()}
+    assert CrossSensorInfoNCE()(embeddings, here) == 0
+    assert CrossSensorInfoNCE(sigmoid=True)(embeddings, here) == 0
+
+
+@pytest.mark.parametrize('origin', [(5e5, 5.2e6), (4.2e6, 1.7e5, 4.78e6)])
+def test_distance_is_exact_far_from_the_origin(origin):
+    """Coordinates of seven digits in float64, told apart by less than a metre."""
+    embeddings, _ = draw(2, batch=4)
+    place = torch.tensor([[0.0], [99.5], [200.0], [300.5]]).double()
+    place = torch.nn.functional.pad(place, (0, len(origin) - 1)) + torch.tensor(origin).double()
+    loss = CrossSensorInfoNCE(min_distance=100.0)
+    expected = slow_infonce(embeddings, *_all(embeddings), place=place, min_distance=100.0)
+    assert_close(loss(embeddings, place=place), expected)
+    assert_close(
+        expected, slow_infonce(embeddings, *_all(embeddings), place=place, min_distance=100.4)
+    )
+    wider = slow_infonce(embeddings, *_all(embeddings), place=place, min_distance=100.6)
+    assert_close(CrossSensorInfoNCE(min_distance=100.6)(embeddings, place=place), wider)
+    assert abs(wider - expected) > 1e-4
+
+
+def _all(embeddings):
+    return ({name: torch.ones(len(x), dtype=torch.bool) for name, x in embeddings.items()},)
+
+
+def test_the_same_place_twice_is_no_negative():
+    place = torch.randn(6, 8)
+    twice = {name: torch.cat([place, place]) for name in 'abc'}
+    where = torch.arange(6.0).repeat(2)[:, None] * torch.ones(2)
+    told = CrossSensorInfoNCE(min_distance=0.5)(twice, place=where)
+    assert_close(CrossSensorInfoNCE(max_similarity=0.999)(twice), told)
+    assert CrossSensorInfoNCE()(twice) > told + 0.3
+
+
+def test_only_ratios_of_weights_matter():
+    embeddings, present = draw(4)
+    weight = draw_weight(present)
+    expected = CrossSensorInfoNCE()(embeddings, present, weight=weight)
+    scaled = {name: 1e-4 * x for name, x in weight.items()}
+    assert_close(CrossSensorInfoNCE()(embeddings, present, weight=scaled), expected)
+    equal = {name: torch.full((7,), 0.3) for name in weight}
+    plain = CrossSensorInfoNCE()(embeddings, present)
+    assert_close(CrossSensorInfoNCE()(embeddings, present, weight=equal), plain)
+    assert abs(plain - expected) > 1e-3
+
+
+def test_a_sensor_without_weight_is_no_target():
+    """It must still find the others."""
+    embeddings, _ = draw(3)
+    ones = torch.ones(7)
+    fast = with_grad(embeddings)
+    CrossSensorInfoNCE()(fast, weight={'s0': ones, 's1': ones, 's2': 0 * ones}).backward()
+    assert fast['s2'].grad.any()
+    two = {name: embeddings[name] for name in ('s0', 's1')}
+    of_two = CrossSensorInfoNCE()(two)
+    third = CrossSensorInfoNCE()(embeddings, weight={'s0': ones, 's1': ones, 's2': 0 * ones})
+    mean = F.normalize(sum(F.normalize(x, dim=-1) for x in two.values()), dim=-1)
+    logits = F.normalize(embeddings['s2'], dim=-1) @ mean.T / 0.1
+    assert_close(third, (2 * of_two + F.cross_entropy(logits, torch.arange(7))) / 3)
+
+
+@pytest.mark.parametrize('lr', [1e-2, 10.0])
+@pytest.mark.parametrize('sign', [-1, 1])
+def test_learned_temperature_moves_and_stays_within_its_bounds(lr, sign):
+    embeddings, _ = draw(2)
+    loss = CrossSensorInfoNCE(0.1, temperature_bounds=(0.05, 0.5))
+    assert loss.temperature == pytest.approx(0.1)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=lr)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (sign * loss(embeddings)).backward()
+        optimizer.step()
+        assert 0.05 <= loss.temperature <= 0.5
+        assert torch.isfinite(loss(embeddings))
+    # Noise is easiest to bear when all are alike
+    assert (loss.temperature - 0.1) * sign > 1e-3
+    again = CrossSensorInfoNCE(**loss.init_args)
+    again.load_state_dict(loss.state_dict())
+    assert again.temperature == loss.temperature
+
+
+@pytest.mark.parametrize('bounds', [(0.2, 1.0), (0.01, 0.1), (0.0, 1.0), (0.01, math.inf), (0.5,)])
+def test_bounds_hold_the_temperature(bounds):
+    with pytest.raises(ValueError, match='temperature_bounds must be positive and on both sides'):
+        CrossSensorInfoNCE(0.1, temperature_bounds=bounds)
+
+
+def test_wrong_weight_and_place_raise():
+    embeddings, present = draw(2)
+    ones = torch.ones(7)
+    loss = CrossSensorInfoNCE()
+    with pytest.raises(ValueError, match='weight must name the sensors'):
+        loss(embeddings, present, weight={'s0': ones})
+    with pytest.raises(ValueError, match=r'weight must be \(7,\)'):
+        loss(embeddings, present, weight={'s0': ones, 's1': ones[:3]})
+    for value in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"finite and at least 0, but not so that of \['s1'\]"):
+            loss(embeddings, weight={'s0': ones, 's1': value * ones})
+    absent = {'s0': ones.bool(), 's1': ~ones.bool()}
+    loss(embeddings, absent, weight={'s0': ones, 's1': math.nan * ones})
+    for place in (torch.zeros(7), torch.zeros(7, 4), torch.zeros(6, 2)):
+        with pytest.raises(ValueError, match=r'place must be \(7, 2\) or \(7, 3\) metres'):
+            loss(embeddings, present, place=place)
+    with pytest.raises(ValueError, match='needs the place of each row'):
+        CrossSensorInfoNCE(min_distance=30.0)(embeddings, present)
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'min_distance': -1.0}, {'max_similarity': 1.5}, {'max_similarity': -1}, {'chunk': 0}]
+)
+def test_wrong_options_raise(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        CrossSensorInfoNCE(**wrong)

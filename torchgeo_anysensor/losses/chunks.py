@@ -74,7 +74,7 @@ def contrast(
         The sum of the losses of the rows, and how many rows had a right key and a wrong one,
         ``(M,)`` each.
     """
-    needed = torch.is_grad_enabled()
+    needed = torch.is_grad_enabled()  # and not what requires one: all ranks must agree
     bias = torch.zeros_like(scale) if bias is None else bias
     loss, count = _Contrast.apply(query, key, scale, bias, rule, needed)
     return loss, count
@@ -91,7 +91,7 @@ class _Contrast(torch.autograd.Function):
         keys = _gather_keys(key, scale, bias, rule)
         own = rule.ranks.own
         d_query, d_key = (torch.zeros_like(x) if needed else None for x in (query, keys.z))
-        parts = []
+        sums = query.new_zeros(len(query), 4)
         for start in range(0, query.shape[1], rule.chunk):
             rows = slice(start, start + rule.chunk)
             index = torch.arange(own.start, own.stop, device=query.device)[rows]
@@ -105,10 +105,9 @@ class _Contrast(torch.autograd.Function):
                     d_key[m].addmm_(residual.T, q)
                     slope = (d_query[m, rows] * query[m, rows]).sum() / scale
                     part = part._replace(scale=slope, bias=residual.sum())
-                parts.append(torch.stack(part))
+                sums[m] += torch.stack(part)
                 del residual, left_out
-        sums = torch.stack(parts) if parts else query.new_zeros(0, 4)  # chunks and sensors in turn
-        total = _Sums(*rule.ranks.sum(sums.reshape(-1, len(query), 4).sum(dim=0)).unbind(1))
+        total = _Sums(*rule.ranks.sum(sums).unbind(1))
         if d_query is not None and d_key is not None:
             d_key = rule.ranks.sum(d_key)[:, own]
             ctx.save_for_backward(d_query, d_key, total.scale, total.bias)

@@ -56,4 +56,4 @@ class Temperature(nn.Module):
         """The temperature as it is now."""
         if self.free is None:
             return self.start
-        return 1 / float(self.scale(self.free.detach().double()))
+        return 1 / float(self.scale(self.free.double()).detach())
