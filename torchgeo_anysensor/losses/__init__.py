@@ -3,12 +3,18 @@
 
 """Training objectives."""
 
+from .comparison import AllPairsInfoNCE, AnchorInfoNCE, CrossSensorVICReg, GramVolume, Symile
 from .contrastive import CrossSensorInfoNCE, Retrieval, retrieval_accuracy
 from .reconstruction import decorrelation_loss, reconstruction_loss
 
 __all__ = [
+    'AllPairsInfoNCE',
+    'AnchorInfoNCE',
     'CrossSensorInfoNCE',
+    'CrossSensorVICReg',
+    'GramVolume',
     'Retrieval',
+    'Symile',
     'decorrelation_loss',
     'reconstruction_loss',
     'retrieval_accuracy',
