@@ -8,6 +8,7 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
 
@@ -62,3 +63,55 @@ def test_transfer_between_sensors(benchmark, monkeypatch, way):
     errors = transfer.run(way, 'integrated', virtual=True, seed=0)
     assert set(errors) == set(transfer.SEEN | transfer.UNSEEN)
     assert all(0.5 < error < 10 for error in errors.values())
+
+
+def test_costs_of_the_objectives(benchmark, capsys):
+    losses = benchmark('losses')
+    small = [
+        '--batch',
+        '64',
+        '--sensors',
+        '2',
+        '4',
+        '--dim',
+        '16',
+        '--chunk',
+        '16',
+        '--threads',
+        '1',
+    ]
+    losses.main([*small, '--repeats', '1'])
+    table = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines()[4:]]
+    assert len(table) == 2 * len(losses.OBJECTIVES)
+    gflop = {(row[0], row[1]): float(row[4]) for row in table}
+    mib = {(row[0], row[1]): float(row[5]) for row in table}
+    assert all(float(row[3]) >= 0 and mib[row[0], row[1]] >= 0 for row in table)
+    assert set(gflop) == {(name, m) for name in losses.OBJECTIVES for m in ('2', '4')}
+
+
+def test_operations_of_ours_grow_linearly_and_of_pairs_do_not(benchmark):
+    """The bounds on cost that can be counted: linear in sensors, 0.35 of all pairs at eight."""
+    losses = benchmark('losses')
+    options = argparse.Namespace(dim=16, device='cpu')
+
+    def flops(name, sensors):
+        loss, embeddings = losses.OBJECTIVES[name](64), losses.draw(sensors, 64, options)
+        with losses.FlopCounterMode(display=False) as counter:
+            losses.step(loss, embeddings)
+        return counter.get_total_flops()
+
+    assert flops(losses.OURS, 8) == 4 * flops(losses.OURS, 2)
+    assert flops(losses.OURS, 2) == 3 * 2 * (2 * 64 * 64 * 16)  # three products of each sensor
+    assert flops(losses.OURS, 8) <= 0.35 * flops(losses.PAIRS, 8)
+
+
+def test_memory_is_counted_until_nothing_holds_it(benchmark):
+    losses = benchmark('losses')
+
+    def call():
+        for _ in range(3):
+            x = torch.zeros(2**18)  # 1 MiB
+            y = x.view(2, -1) + 1  # a second one
+            del x, y
+
+    assert losses.peak_mib(call, 'cpu') == 2.0

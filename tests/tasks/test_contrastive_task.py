@@ -6,15 +6,24 @@
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from pyproj import Geod, Transformer
 from torch.utils.data import DataLoader
 
 from torchgeo_anysensor.datasets import MultiSensorDataset, collate_sensors
-from torchgeo_anysensor.losses import CrossSensorInfoNCE
+from torchgeo_anysensor.losses import (
+    AllPairsInfoNCE,
+    AnchorInfoNCE,
+    CrossSensorInfoNCE,
+    CrossSensorVICReg,
+    GramVolume,
+    Symile,
+)
 from torchgeo_anysensor.models import AnySensorViT, anysensor_vit_tiny, encode
 from torchgeo_anysensor.models.description import describe
 from torchgeo_anysensor.models.pretrained import build_encoder, load_encoder
 from torchgeo_anysensor.samplers import AlignedPatchSampler
 from torchgeo_anysensor.tasks import CrossSensorContrastive
+from torchgeo_anysensor.tasks.places import axes_of_patches, places_of_tokens
 
 
 def make_task(**options):
@@ -200,10 +209,143 @@ def test_tokens_are_compared_at_the_same_place(batch):
     marked[name] = marked[name]._replace(
         tokens=marked[name].tokens[1:], valid=marked[name].valid[1:]
     )
-    tokens, seen = task._tokens(marked, fewer['present'])
+    tokens, seen, _ = task._tokens(marked, fewer['present'])
     together = seen['sentinel2_l2a'] & seen[name]
     assert together.any()
     assert torch.equal(tokens['sentinel2_l2a'][together], tokens[name][together])
+
+
+def recorded(task, batch):
+    """What the task gives its loss, for patches and for tokens."""
+    calls = []
+
+    class Recorder(torch.nn.Module):
+        def forward(self, features, present, **options):
+            calls.append(options)
+            return sum(x.sum() for x in features.values())
+
+    task.loss = Recorder()
+    task.losses(batch)
+    return calls
+
+
+def test_places_are_those_of_the_ground(batch):
+    """Distances of geocentric places against those along the ellipsoid."""
+    task = make_task(tokens_per_patch=16)
+    patches, tokens = recorded(task, batch)
+    view = batch['sensors']['sentinel2_l2a'][0]
+    geod = Geod(ellps='WGS84')
+    lon, lat = view['lon'].tolist(), view['lat'].tolist()
+    for i in range(1, len(lon)):
+        _, _, metres = geod.inv(lon[0], lat[0], lon[i], lat[i])
+        away = (patches['place'][i] - patches['place'][0]).norm()
+        assert float(away) == pytest.approx(metres, abs=0.01)
+    place = tokens['place'].reshape(len(lon), 16, 3)  # all tokens of 60 m in 240 m, shuffled
+    assert torch.allclose(place.mean(dim=1), patches['place'], atol=1e-3)
+    away = torch.cdist(place, place)
+    expected = torch.tensor([60.0, 240 / 2**0.5 * 1.5]).double()
+    assert torch.allclose(away.flatten(1).max(dim=1).values, expected[1], atol=1e-2)
+    assert torch.allclose(away.sort(dim=2).values[..., 1], expected[0], atol=1e-2)
+
+
+def test_tokens_lie_row_by_row_from_the_north_west(batch):
+    task = make_task()
+    views = {name: list(v) for name, v in batch['sensors'].items()}
+    lon, lat = torch.tensor([7.0]).double(), torch.tensor([46.0]).double()
+    views = {
+        'a': (
+            {'lon': lon, 'lat': lat, **{k: views['landsat_c2l2'][0][k] for k in ('image', 'res')}},
+        )
+    }
+    axes = axes_of_patches(views, {'a': torch.ones(1, dtype=torch.bool)})
+    features = task(batch)['landsat_c2l2']
+    place = places_of_tokens(axes, torch.arange(16)[None], features, views)
+    x, y, z = place.T.tolist()
+    to_degrees = Transformer.from_crs('EPSG:4978', 'EPSG:4326', always_xy=True)
+    lons, lats, heights = to_degrees.transform(x, y, z)
+    assert max(abs(h) for h in heights) < 0.01
+    assert lats[0] > 46 > lats[15]
+    assert lons[0] < 7 < lons[3]
+    assert lats[0] == pytest.approx(lats[3], abs=1e-6)
+    assert lons[0] == pytest.approx(lons[12], abs=1e-5)
+
+
+def test_unknown_places_are_nan(batch):
+    unknown = {
+        name: tuple({k: x for k, x in v.items() if k not in ('lon', 'lat')} for v in views)
+        for name, views in batch['sensors'].items()
+    }
+    patches, tokens = recorded(make_task(), {**batch, 'sensors': unknown})
+    assert patches['place'].shape == (6, 3)
+    assert patches['place'].isnan().all()
+    assert tokens['place'].isnan().all()
+    # One sensor that says where it is tells for all
+    half = {**unknown, 'landsat_c2l2': batch['sensors']['landsat_c2l2']}
+    patches, _ = recorded(make_task(), drop_rows({**batch, 'sensors': half}, 'landsat_c2l2', [2]))
+    assert patches['place'].isnan().any(dim=1).tolist() == [False, False, True, False, False, False]
+
+
+def test_patches_count_by_what_was_seen(batch):
+    clouded = drop_rows(batch, 'landsat_c2l2', [])
+    (view,) = clouded['sensors']['landsat_c2l2']
+    view['valid'] = torch.ones_like(view['valid'])
+    view['valid'][0, :4] = False  # 120 of 240 m, which is less than all cells see
+    task = make_task()
+    patches, tokens = recorded(task, clouded)
+    weight = patches['weight']['landsat_c2l2']
+    assert torch.equal(weight, task(clouded)['landsat_c2l2'].valid.float().mean(dim=1))
+    assert 0 < weight[0] < 1
+    assert weight[1:].tolist() == [1.0] * 5
+    assert 'weight' not in tokens
+
+
+def test_levels_have_weights(batch):
+    parts = {}
+    for weights in ((1.0, 1.0), (0.5, 2.0)):
+        task = make_task(patch_weight=weights[0], token_weight=weights[1]).eval()
+        torch.manual_seed(0)
+        values = task.losses(batch)
+        parts[weights] = values['patch_loss'], values['token_loss']
+        total = weights[0] * values['patch_loss'] + weights[1] * values['token_loss']
+        assert torch.allclose(values['loss'], total)
+    assert all(torch.equal(a, b) for a, b in zip(*parts.values()))
+
+
+OBJECTIVES = [
+    CrossSensorInfoNCE(temperature_bounds=(0.01, 1), min_distance=100.0, sigmoid=True),
+    AllPairsInfoNCE(),
+    AnchorInfoNCE('sentinel2_l2a'),
+    GramVolume('landsat_c2l2'),
+    Symile(0.02, temperature_bounds=(0.001, 1)),
+    CrossSensorVICReg(private=8),
+]
+
+
+@pytest.mark.parametrize('loss', OBJECTIVES, ids=lambda loss: type(loss).__name__)
+def test_any_objective_trains(batch, tmp_path, loss):
+    task = make_task(loss=loss)
+    before = [p.clone() for p in task.parameters()]
+    trainer = fit(task, batch, tmp_path, steps=2)
+    assert all(p.isfinite().all() for p in task.parameters())
+    assert sum(not torch.equal(p, q) for p, q in zip(task.parameters(), before)) > 10
+    trainer.save_checkpoint(tmp_path / 'task.ckpt')
+    again = CrossSensorContrastive.load_from_checkpoint(tmp_path / 'task.ckpt')
+    assert type(again.loss) is type(loss)
+    assert again.loss.init_args == loss.init_args
+
+
+def test_learned_temperature_reaches_optimizer_and_checkpoint(batch, tmp_path):
+    loss = CrossSensorInfoNCE(0.2, temperature_bounds=(0.05, 0.5))
+    task = make_task(loss=loss, lr=0.05)
+    trainer = fit(task, batch, tmp_path, steps=5)
+    assert abs(loss.temperature - 0.2) > 1e-3
+    encoder, of_loss = trainer.optimizers[0].param_groups
+    assert of_loss['params'] == [*loss.parameters()]
+    assert of_loss['weight_decay'] == 0 < encoder['weight_decay']
+    assert len(encoder['params']) + 1 == len([*task.parameters()])
+    trainer.save_checkpoint(tmp_path / 'task.ckpt')
+    again = CrossSensorContrastive.load_from_checkpoint(tmp_path / 'task.ckpt')
+    assert again.loss.temperature == loss.temperature
 
 
 def test_one_sensor_is_no_contrast(batch):

@@ -102,7 +102,7 @@ class _Contrast(torch.autograd.Function):
                 if d_query is not None and d_key is not None:
                     q = query[m, rows] * scale
                     d_query[m, rows] = scale * (residual @ keys.z[m])
-                    d_key[m].addmm_(residual.T, q)
+                    d_key[m] += residual.T @ q
                     slope = (d_query[m, rows] * query[m, rows]).sum() / scale
                     part = part._replace(scale=slope, bias=residual.sum())
                 sums[m] += torch.stack(part)

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ..losses import CrossSensorInfoNCE, decorrelation_loss, retrieval_accuracy
 from ..models import Features, SensorEncoder, encode
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
 from .base import SensorTask, spread_rows
+from .places import axes_of_patches, places_of_tokens
 from .reconstruction import MaskedBandReconstruction
 
 
@@ -21,8 +22,9 @@ class CrossSensorContrastive(SensorTask):
     """Contrastive pretraining of one encoder with any number of sensors.
 
     Each sensor of a batch is encoded by itself. Its patch, and each of its ground tokens, must find
-    the mean of the *other* sensors at the same place among those of the batch. The encoder is not
-    told when and where that is, from which alone sensors could agree. Logs ``loss``,
+    the mean of the *other* sensors at the same place among those of the batch, in which a sensor
+    counts for a patch by the share of it that it saw. The encoder is not told when and where that
+    is, from which alone sensors could agree; the loss is told where. Logs ``loss``,
     ``retrieval`` (top-1 accuracy of the patch against the other sensors) and ``chance`` (what
     guessing reaches) for train and val.
     """
@@ -36,6 +38,7 @@ class CrossSensorContrastive(SensorTask):
         *,
         loss: nn.Module | None = None,
         projection_dim: int = 128,
+        patch_weight: float = 1.0,
         token_weight: float = 1.0,
         tokens_per_patch: int = 16,
         min_valid: float = 0.5,
@@ -48,10 +51,11 @@ class CrossSensorContrastive(SensorTask):
 
         Args:
             encoder: What is trained.
-            loss: Called with ``{sensor: (B, D)}`` and ``{sensor: (B,) bool}``; by default
-                :class:`~..losses.CrossSensorInfoNCE`.
+            loss: Called like :class:`~..losses.CrossSensorInfoNCE`, which it is by default, for
+                patches and for ground tokens. Its parameters have no weight decay.
             projection_dim: Length of the vectors that are compared.
-            token_weight: Weight of the loss on ground tokens, beside 1 for the loss on patches.
+            patch_weight: Weight of the loss on patches.
+            token_weight: Weight of the loss on ground tokens.
             tokens_per_patch: Ground tokens of each patch that are compared, drawn at random.
             min_valid: A sensor whose valid ground tokens are fewer than this share of a patch
                 counts as absent there.
@@ -82,6 +86,7 @@ class CrossSensorContrastive(SensorTask):
         self.reconstruction = (
             MaskedBandReconstruction(encoder.embed_dim) if reconstruction else None
         )
+        self.patch_weight = patch_weight
         self.token_weight = token_weight
         self.tokens_per_patch = tokens_per_patch
         self.min_valid = min_valid
@@ -140,13 +145,16 @@ class CrossSensorContrastive(SensorTask):
             )
         features, others = self._look(batch)
         present = {name: batch['present'][name].to(self.device) for name in features}
-        patches, seen = self._patches(features, present)
-        patch_loss = self.loss(patches, seen)
+        patches, seen, weight = self._patches(features, present)
+        where = axes_of_patches(batch['sensors'], present)
+        patch_loss = self.loss(patches, seen, weight=weight, place=where[:, 0])
         token_loss = torch.zeros_like(patch_loss)
         if self.token_weight:
-            token_loss = self.loss(*self._tokens(features, present))
+            tokens, seen_tokens, cells = self._tokens(features, present)
+            place = places_of_tokens(where, cells, next(iter(features.values())), batch['sensors'])
+            token_loss = self.loss(tokens, seen_tokens, place=place)
         retrieval = retrieval_accuracy(patches, seen)
-        loss = patch_loss + self.token_weight * token_loss
+        loss = self.patch_weight * patch_loss + self.token_weight * token_loss
         if 'reconstruction_loss' in others:
             loss = loss + self.reconstruction_weight * others['reconstruction_loss']
         if 'decorrelation_loss' in others:
@@ -216,36 +224,45 @@ class CrossSensorContrastive(SensorTask):
             )
         return values['loss']
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The encoder with its projections, and the loss, which has no weight decay."""
+        loss = [p for p in self.loss.parameters() if p.requires_grad]
+        (group,) = super().parameter_groups()
+        if not loss:
+            return [group]
+        rest = [p for p in group['params'] if all(p is not q for q in loss)]
+        return [{'params': rest}, {'params': loss, 'weight_decay': 0.0}]
+
     def _patches(
         self, features: Mapping[str, Features], present: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Projected patches ``(B, P)`` of each sensor, and where it saw enough ``(B,)``."""
-        patches, seen = {}, {}
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Projected patches ``(B, P)`` of each sensor, where it saw enough, and what share."""
+        patches, seen, weight = {}, {}, {}
         for name, f in features.items():
-            patches[name] = spread_rows(
-                self.patch_projection(f.pooled[:, : self.shared_dim]), present[name]
-            )
-            enough = f.valid.float().mean(dim=1) >= self.min_valid
-            seen[name] = spread_rows(enough, present[name])
-        return patches, seen
+            shared = f.pooled[:, : self.shared_dim]
+            patches[name] = spread_rows(self.patch_projection(shared), present[name])
+            share = f.valid.float().mean(dim=1)
+            seen[name] = spread_rows(share >= self.min_valid, present[name])
+            weight[name] = spread_rows(share, present[name])
+        return patches, seen, weight
 
     def _tokens(
         self, features: Mapping[str, Features], present: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Projected tokens ``(B n, P)`` at ``n`` places of each patch, and where they saw ground."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Projected tokens ``(B n, P)`` of each sensor, where they saw ground, and which ``(B, n)``."""
         first = next(iter(features.values()))
         count = first.tokens.shape[1]
         batch = len(next(iter(present.values())))
-        places = torch.rand(batch, count, device=self.device).argsort(dim=1)
-        places = places[:, : self.tokens_per_patch]  # (B, n)
+        cells = torch.rand(batch, count, device=self.device).argsort(dim=1)
+        cells = cells[:, : self.tokens_per_patch]  # (B, n), n places of each patch
         tokens, seen = {}, {}
         for name, f in features.items():
-            own = places[present[name]]  # (b, n), b samples that the sensor saw
+            own = cells[present[name]]  # (b, n), b samples that the sensor saw
             chosen = f.tokens.gather(1, own[..., None].expand(-1, -1, f.tokens.shape[-1]))
             projected = self.token_projection(chosen[..., : self.shared_dim])
             tokens[name] = spread_rows(projected, present[name]).flatten(0, 1)
             seen[name] = spread_rows(f.valid.gather(1, own), present[name]).flatten()
-        return tokens, seen
+        return tokens, seen, cells
 
 
 def _untold(view: SensorSample) -> SensorSample:
