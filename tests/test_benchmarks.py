@@ -74,13 +74,15 @@ def test_costs_of_the_objectives(benchmark, capsys):
         '2',
         '4',
         '--dim',
-        '16',
+        '32',
         '--chunk',
         '16',
         '--threads',
         '1',
+        '--repeats',
+        '1',
     ]
-    losses.main([*small, '--repeats', '1'])
+    losses.main(small)
     table = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines()[4:]]
     assert len(table) == 2 * len(losses.OBJECTIVES)
     gflop = {(row[0], row[1]): float(row[4]) for row in table}
