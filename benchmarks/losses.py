@@ -7,8 +7,9 @@
     python benchmarks/losses.py --full
     python benchmarks/losses.py --device cuda --full
 
-All sensors are present in all samples. Times are medians of the loss and its gradient; all rows of
-one batch size are measured in turn, and ratios are medians of those of the turns. "Of linear" is
+All sensors are present in all samples. Times are medians of the loss and its gradient, on a CPU of
+processor time, which other jobs disturb less; all rows of one batch size are measured in turn, and
+ratios are medians of those of the turns. "Of linear" is
 the time for each sensor, over that of two sensors. Operations are those of torch's counter, matrix
 products alone. Memory is the most that was in use beyond the embeddings.
 """
@@ -112,10 +113,14 @@ def peak_mib(call: Callable[[], None], device: str) -> float:
 
 def seconds(call: Callable[[], None], device: str) -> float:
     """Time of one call."""
+    if device == 'cpu':
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+    torch.cuda.synchronize()
     start = time.perf_counter()
     call()
-    if device == 'cuda':
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - start
 
 

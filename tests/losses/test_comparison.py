@@ -4,13 +4,10 @@
 """The objectives to compare with, beside plain loops from their papers."""
 
 import math
-from datetime import timedelta
 from itertools import combinations
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from slow_losses import (
     draw,
     draw_weight,
@@ -152,34 +149,3 @@ def test_wrong_options_raise():
         CrossSensorVICReg(variance=-1)
     with pytest.raises(ValueError, match='chunk must be at least 1'):
         Symile(chunk=0)
-
-
-def run(rank, folder):
-    torch.set_num_threads(1)
-    timeout, meet = timedelta(seconds=60), f'file://{folder}/meet'
-    dist.init_process_group('gloo', init_method=meet, rank=rank, world_size=2, timeout=timeout)
-    out = {}
-    for name, (make, _) in OBJECTIVES.items():
-        embeddings, present = draw(3, batch=11, absent=0.2, dtype=torch.float64)
-        rows = slice(0, 4) if rank == 0 else slice(4, None)
-        given = with_grad({n: x[rows] for n, x in embeddings.items()})
-        value = make()(given, {n: x[rows] for n, x in present.items()})
-        value.backward()
-        out[name] = (value.detach(), grads(given))
-    torch.save(out, f'{folder}/rank{rank}.pt')
-    dist.destroy_process_group()
-
-
-def test_two_ranks_equal_one_process_with_the_whole_batch(tmp_path):
-    mp.spawn(run, (str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f'rank{rank}.pt') for rank in range(2)]
-    for name, (make, _) in OBJECTIVES.items():
-        embeddings, present = draw(3, batch=11, absent=0.2, dtype=torch.float64)
-        given = with_grad(embeddings)
-        expected = make()(given, present)
-        expected.backward()
-        for sensor, x in given.items():
-            both = torch.cat([found[name][1][sensor] for found in ranks])
-            assert_close(both, 2 * x.grad)  # of which the mean is taken
-        for found in ranks:
-            assert_close(found[name][0], expected.detach())

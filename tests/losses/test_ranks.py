@@ -15,7 +15,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from torchgeo_anysensor.losses import CrossSensorInfoNCE
+from torchgeo_anysensor.losses import (
+    AllPairsInfoNCE,
+    AnchorInfoNCE,
+    CrossSensorInfoNCE,
+    CrossSensorVICReg,
+    GramVolume,
+    Symile,
+)
 
 #: Rows of the two ranks, of which the first has not seen the last sensor, nor the second the first.
 SIZES = (5, 8)
@@ -23,6 +30,13 @@ LOSSES = {
     'softmax': lambda: CrossSensorInfoNCE(0.2, temperature_bounds=(0.01, 1), chunk=3),
     'sigmoid': lambda: CrossSensorInfoNCE(temperature_bounds=(0.01, 1), sigmoid=True, chunk=3),
     'masks': lambda: CrossSensorInfoNCE(min_distance=30.0, max_similarity=0.8, chunk=4),
+}
+OTHERS = {
+    'pairs': lambda: AllPairsInfoNCE(0.2, chunk=4),
+    'anchor': lambda: AnchorInfoNCE('s1'),
+    'volume': lambda: GramVolume('s1'),
+    'symile': lambda: Symile(0.02),
+    'vicreg': lambda: CrossSensorVICReg(private=3),
 }
 
 
@@ -38,6 +52,11 @@ class Model(nn.Module):
     def forward(self, x, present, weight, place):
         encoded = {name: self.encoder(rows) for name, rows in x.items()}
         return self.loss(encoded, present, weight=weight, place=place)
+
+
+def complete_batch():
+    """A batch of which enough samples are complete, for the objectives that need them."""
+    return draw(3, batch=sum(SIZES), absent=0.2, dtype=torch.float64)
 
 
 def whole_batch():
@@ -79,6 +98,13 @@ def run(rank, folder, options):
         parameters = {n: p.grad for n, p in model.module.named_parameters()}
         alone = LOSSES[name]().double().eval()(embeddings, present, weight=weight, place=place)
         out[name] = (value.detach(), grads(given), loss.detach(), parameters, alone.detach())
+    rows = slice(0, SIZES[0]) if rank == 0 else slice(SIZES[0], None)
+    for name, make in OTHERS.items():
+        embeddings, present = ({n: x[rows] for n, x in d.items()} for d in complete_batch())
+        given = with_grad(embeddings)
+        value = make()(given, present)
+        value.backward()
+        out[name] = (value.detach(), grads(given))
     torch.save(out, f'{folder}/rank{rank}.pt')
     dist.destroy_process_group()
 
@@ -121,3 +147,17 @@ def test_in_evaluation_each_rank_is_by_itself(two_ranks):
         embeddings, present, weight, place = of_rank(whole_batch(), rank)
         loss = LOSSES['softmax']().double()(embeddings, present, weight=weight, place=place)
         assert_close(found['softmax'][-1], loss.detach())
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_two_ranks_equal_one_process_for_the_other_objectives(two_ranks, name):
+    embeddings, present = complete_batch()
+    given = with_grad(embeddings)
+    expected = OTHERS[name]()(given, present)
+    expected.backward()
+    assert expected > 0
+    for sensor, x in given.items():
+        both = torch.cat([found[name][1][sensor] for found in two_ranks])
+        assert_close(both, 2 * x.grad)  # of which the mean is taken
+    for found in two_ranks:
+        assert_close(found[name][0], expected.detach())
