@@ -4,7 +4,7 @@
 """Pretraining: sensors learn to agree about the same place."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..losses import CrossSensorInfoNCE, decorrelation_loss, retrieval_accuracy
 from ..models import Features, SensorEncoder, encode
-from ..types import BAND_FACTS, MultiSensorSample, SensorSample
+from ..types import MultiSensorSample, SensorSample
 from .base import SensorTask, spread_rows
 from .places import axes_of_patches, places_of_tokens
 from .reconstruction import MaskedBandReconstruction
@@ -178,37 +178,12 @@ class CrossSensorContrastive(SensorTask):
             hidden = {name: self.reconstruction.hide(views) for name, views in sensors.items()}
             features = {name: encode(self.encoder, h.visible) for name, h in hidden.items()}
             own = [self.reconstruction.loss(features[n], sensors[n], hidden[n]) for n in sensors]
-            cross = [self._render_other(features, sensors, batch['present'])]
-            others = {'reconstruction_loss': torch.stack(own).mean() + torch.stack(cross).mean()}
+            others = {'reconstruction_loss': torch.stack(own).mean()}
         if self.shared_dim < self.encoder.embed_dim:
             known = [f.tokens[f.valid] for f in features.values()]
             apart = [decorrelation_loss(*_split(x, self.shared_dim)) for x in known]
             others['decorrelation_loss'] = torch.stack(apart).mean()
         return features, others
-
-    def _render_other(
-        self,
-        features: Mapping[str, Features],
-        sensors: Mapping[str, Sequence[SensorSample]],
-        present: Mapping[str, Tensor],
-    ) -> Tensor:
-        """Predict from each sensor what another one saw, drawn anew for each batch."""
-        assert self.reconstruction is not None
-        names = list(features)
-        step = int(torch.randint(1, len(names), ()))
-        losses = []
-        for number, name in enumerate(names):
-            other = names[(number + step) % len(names)]
-            own, its = present[name], present[other]
-            if not (both := own & its).any():
-                continue
-            rows, its_rows = both[own], both[its]  # of the views of each
-            f = features[name]
-            known = f._replace(tokens=f.tokens[rows], valid=f.valid[rows], pooled=f.pooled[rows])
-            losses.append(
-                self.reconstruction.loss(known, [_rows(v, its_rows) for v in sensors[other]])
-            )
-        return torch.stack(losses).mean() if losses else features[names[0]].tokens.sum() * 0.0
 
     def _step(self, batch: MultiSensorSample, stage: str) -> Tensor:
         """Log what the sensors' comparison gives, and return the loss."""
@@ -270,15 +245,6 @@ def _untold(view: SensorSample) -> SensorSample:
     told = ('lon', 'lat', 'level')
     kept = {key: value for key, value in view.items() if key not in told}
     return cast(SensorSample, {**kept, 't': torch.full_like(view['t'], math.nan)})
-
-
-def _rows(view: SensorSample, rows: Tensor) -> SensorSample:
-    """Some samples of a view."""
-    kept = {
-        key: x if key == 'res' or (key in BAND_FACTS and x.ndim == 1) else x[rows.to(x.device)]
-        for key, x in cast(Mapping[str, Tensor], view).items()
-    }
-    return cast(SensorSample, kept)
 
 
 def _split(x: Tensor, first: int) -> tuple[Tensor, Tensor]:

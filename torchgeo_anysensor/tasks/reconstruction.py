@@ -75,28 +75,25 @@ class MaskedBandReconstruction(nn.Module):
         visible = [_visible(view, bands, ground) for view, bands in zip(views, kept) if bands.any()]
         return Hidden(tuple(visible), kept)
 
-    def loss(
-        self, features: Features, views: Sequence[SensorSample], hidden: Hidden | None = None
-    ) -> Tensor:
-        """Predict views of the ground of tokens.
+    def loss(self, features: Features, views: Sequence[SensorSample], hidden: Hidden) -> Tensor:
+        """Predict what was hidden of one sensor.
 
         Args:
-            features: What is known of the ground.
-            views: Of one sensor, whole.
-            hidden: What the encoder saw of them: the rest is predicted. If None it saw nothing of
-                them, and all is predicted: they are another sensor's.
+            features: Of ``hidden.visible``.
+            views: Whole, as they were given to :meth:`hide`.
+            hidden: What :meth:`hide` made of them.
 
         Returns:
             ``()``, the mean over the views.
         """
         rows, _ = features.grid
-        shown = iter(hidden.visible if hidden is not None else ())
+        shown = iter(hidden.visible)
         losses = []
-        for number, view in enumerate(views):
+        for view, kept in zip(views, hidden.kept):
             token_m = view['image'].shape[-2] * float(view['res']) / rows
             cells = cut_view(view, token_m=token_m, affine=unit_range(view['wavelength']))
             target = cells.valid[:, :, None].expand(cells.pixels.shape)
-            if hidden is not None and (kept := hidden.kept[number]).any():
+            if kept.any():
                 seen = cut_view(next(shown), token_m=token_m).valid
                 target = target & ~(seen[:, :, None] & kept[:, None, None])
             predicted = self.renderer(
