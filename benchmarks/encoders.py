@@ -165,7 +165,9 @@ def measure(encoder_name: str, input_name: str, options: argparse.Namespace) -> 
             found: Tensor = plain.forward_features(image)  # type: ignore[operator]
             return found
 
+    encoder.requires_grad_(False)  # the counter does not know checkpoints that keep no gradient
     gflop, plain_gflop = (gflop_of(call) / batch for call in (ours, theirs))
+    encoder.requires_grad_(True)
     if options.compile:
         encoder.compile(fullgraph=isinstance(encoder, AnySensorViT))
         plain.compile()
