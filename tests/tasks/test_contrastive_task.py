@@ -133,6 +133,17 @@ def test_private_features_are_out_of_the_contrast_and_in_the_reconstruction(batc
     assert private_gradients('decorrelation_loss') > 0
 
 
+def test_evaluation_compares_whole_views(batch):
+    torch.manual_seed(0)
+    encoder = AnySensorViT(32, depth=1, num_heads=2)
+    task = CrossSensorContrastive(encoder, reconstruction=1.0, token_weight=0.0)
+    alone = CrossSensorContrastive(encoder, token_weight=0.0)
+    alone.patch_projection = task.patch_projection
+    expected = alone.losses(batch)['patch_loss']
+    assert (task.train().losses(batch)['patch_loss'] - expected).abs() > 1e-4
+    assert torch.equal(task.eval().losses(batch)['patch_loss'], expected)
+
+
 def test_reconstruction_copes_with_absent_sensors(batch):
     task = CrossSensorContrastive(
         AnySensorViT(32, depth=1, num_heads=2), reconstruction=1.0, private_dim=8

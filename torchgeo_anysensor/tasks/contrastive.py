@@ -169,16 +169,21 @@ class CrossSensorContrastive(SensorTask):
         }
 
     def _look(self, batch: MultiSensorSample) -> tuple[dict[str, Features], dict[str, Tensor]]:
-        """Features of each sensor, and the losses beside the contrast."""
+        """Features of each sensor, and the losses beside the contrast.
+
+        In training the contrast is of what the reconstruction left visible, which saves a pass of the
+        encoder; in evaluation it is of the whole views.
+        """
         sensors = {name: [_untold(v) for v in views] for name, views in batch['sensors'].items()}
-        if self.reconstruction is None:
-            features = {name: encode(self.encoder, views) for name, views in sensors.items()}
-            others = {}
-        else:
+        features: dict[str, Features] = {}
+        others: dict[str, Tensor] = {}
+        if self.reconstruction is not None:
             hidden = {name: self.reconstruction.hide(views) for name, views in sensors.items()}
             features = {name: encode(self.encoder, h.visible) for name, h in hidden.items()}
             own = [self.reconstruction.loss(features[n], sensors[n], hidden[n]) for n in sensors]
-            others = {'reconstruction_loss': torch.stack(own).mean()}
+            others['reconstruction_loss'] = torch.stack(own).mean()
+        if self.reconstruction is None or not self.training:
+            features = {name: encode(self.encoder, views) for name, views in sensors.items()}
         if self.shared_dim < self.encoder.embed_dim:
             known = [f.tokens[f.valid] for f in features.values()]
             apart = [decorrelation_loss(*_split(x, self.shared_dim)) for x in known]
