@@ -5,6 +5,7 @@
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchgeo.tasks import BaseTask
 
 from ..models.description import describe
-from ..types import BAND_FACTS, SensorSample
+from ..types import BAND_FACTS, MultiSensorSample, SensorSample
 
 #: What Lightning calls to rebuild a task from ``class_path`` and ``init_args``.
 _INSTANTIATOR = 'lightning.pytorch.cli.instantiate_module'
@@ -91,6 +92,65 @@ class SensorTask(BaseTask):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters with their own learning rates; by default all that are trained, in one."""
         return [{'params': [p for p in self.parameters() if p.requires_grad]}]
+
+
+class PretrainingTask(SensorTask, ABC):
+    """Base of the tasks that learn without labels: every step logs what the batch loses.
+
+    Attributes:
+        shown: Names of the values that the progress bar shows.
+    """
+
+    shown: tuple[str, ...] = ('loss',)
+
+    @abstractmethod
+    def losses(self, batch: MultiSensorSample) -> dict[str, Tensor]:
+        """Give what is logged of a batch; ``loss`` is minimised.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+        """
+
+    def training_step(self, batch: MultiSensorSample, batch_idx: int) -> Tensor:
+        """Loss of one batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+            batch_idx: Number of the batch.
+        """
+        return self._step(batch, 'train')
+
+    def validation_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
+        """Log the values of one batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+            batch_idx: Number of the batch.
+        """
+        self._step(batch, 'val')
+
+    def test_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
+        """Log the values of one batch.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+            batch_idx: Number of the batch.
+        """
+        self._step(batch, 'test')
+
+    def _step(self, batch: MultiSensorSample, stage: str) -> Tensor:
+        """Log the values, and return the loss."""
+        values = self.losses(batch)
+        size = len(next(iter(batch['present'].values())))
+        for key, value in values.items():
+            self.log(
+                f'{stage}_{key}',
+                value,
+                batch_size=size,
+                prog_bar=key in self.shown,
+                sync_dist=stage != 'train',
+            )
+        return values['loss']
 
 
 def spread_rows(x: Tensor, present: Tensor, *, fill: Tensor | None = None) -> Tensor:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ..losses import CrossSensorInfoNCE, decorrelation_loss, retrieval_accuracy
 from ..models import Features, SensorEncoder, encode
 from ..types import MultiSensorSample, SensorSample
-from .base import SensorTask, spread_rows
+from .base import PretrainingTask, spread_rows
 from .places import axes_of_patches, places_of_tokens
 from .reconstruction import MaskedBandReconstruction
 
 
-class CrossSensorContrastive(SensorTask):
+class CrossSensorContrastive(PretrainingTask):
     """Contrastive pretraining of one encoder with any number of sensors.
 
     Each sensor of a batch is encoded by itself. Its patch, and each of its ground tokens, must find
@@ -31,6 +31,7 @@ class CrossSensorContrastive(SensorTask):
 
     monitor = 'val_retrieval'
     mode = 'max'
+    shown = ('loss', 'retrieval', 'chance')
 
     def __init__(
         self,
@@ -91,33 +92,6 @@ class CrossSensorContrastive(SensorTask):
         self.tokens_per_patch = tokens_per_patch
         self.min_valid = min_valid
 
-    def training_step(self, batch: MultiSensorSample, batch_idx: int) -> Tensor:
-        """Loss of one batch.
-
-        Args:
-            batch: Of :func:`~..datasets.collate_sensors`.
-            batch_idx: Number of the batch.
-        """
-        return self._step(batch, 'train')
-
-    def validation_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
-        """Log loss and retrieval of one batch.
-
-        Args:
-            batch: Of :func:`~..datasets.collate_sensors`.
-            batch_idx: Number of the batch.
-        """
-        self._step(batch, 'val')
-
-    def test_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
-        """Log loss and retrieval of one batch.
-
-        Args:
-            batch: Of :func:`~..datasets.collate_sensors`.
-            batch_idx: Number of the batch.
-        """
-        self._step(batch, 'test')
-
     def forward(self, batch: MultiSensorSample) -> dict[str, Features]:
         """Encode each sensor of a batch by itself, by its pixels alone."""
         return {
@@ -174,35 +148,21 @@ class CrossSensorContrastive(SensorTask):
         In training the contrast is of what the reconstruction left visible, which saves a pass of the
         encoder; in evaluation it is of the whole views.
         """
-        sensors = {name: [_untold(v) for v in views] for name, views in batch['sensors'].items()}
         features: dict[str, Features] = {}
         others: dict[str, Tensor] = {}
         if self.reconstruction is not None:
+            sensors = {n: [_untold(v) for v in views] for n, views in batch['sensors'].items()}
             hidden = {name: self.reconstruction.hide(views) for name, views in sensors.items()}
             features = {name: encode(self.encoder, h.visible) for name, h in hidden.items()}
             own = [self.reconstruction.loss(features[n], sensors[n], hidden[n]) for n in sensors]
             others['reconstruction_loss'] = torch.stack(own).mean()
         if self.reconstruction is None or not self.training:
-            features = {name: encode(self.encoder, views) for name, views in sensors.items()}
+            features = self(batch)
         if self.shared_dim < self.encoder.embed_dim:
             known = [f.tokens[f.valid] for f in features.values()]
             apart = [decorrelation_loss(*_split(x, self.shared_dim)) for x in known]
             others['decorrelation_loss'] = torch.stack(apart).mean()
         return features, others
-
-    def _step(self, batch: MultiSensorSample, stage: str) -> Tensor:
-        """Log what the sensors' comparison gives, and return the loss."""
-        values = self.losses(batch)
-        size = len(next(iter(batch['present'].values())))
-        for key, value in values.items():
-            self.log(
-                f'{stage}_{key}',
-                value,
-                batch_size=size,
-                prog_bar=key in ('loss', 'retrieval', 'chance'),
-                sync_dist=stage != 'train',
-            )
-        return values['loss']
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The encoder with its projections, and the loss, which has no weight decay."""

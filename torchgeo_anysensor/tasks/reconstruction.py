@@ -15,7 +15,7 @@ from ..models import BandRenderer, Features, SensorEncoder, encode
 from ..models.ground import cut_view
 from ..models.spectral import unit_range
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
-from .base import SensorTask
+from .base import PretrainingTask
 
 
 class Hidden(NamedTuple):
@@ -119,7 +119,7 @@ def _visible(view: SensorSample, bands: Tensor, ground: Tensor) -> SensorSample:
     return cast(SensorSample, out)
 
 
-class MaskedAutoencoding(SensorTask):
+class MaskedAutoencoding(PretrainingTask):
     """Pretraining by prediction of hidden bands and ground, each sensor by itself.
 
     After masked autoencoders (He et al. 2022, arXiv 2111.06377), with bands hidden as well. Logs
@@ -171,37 +171,3 @@ class MaskedAutoencoding(SensorTask):
             features = encode(self.encoder, hidden.visible)
             each.append(self.reconstruction.loss(features, views, hidden))
         return {'loss': torch.stack(each).mean()}
-
-    def training_step(self, batch: MultiSensorSample, batch_idx: int) -> Tensor:
-        """Loss of one batch.
-
-        Args:
-            batch: Of :func:`~..datasets.collate_sensors`.
-            batch_idx: Number of the batch.
-        """
-        return self._step(batch, 'train')
-
-    def validation_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
-        """Log the loss of one batch.
-
-        Args:
-            batch: Of :func:`~..datasets.collate_sensors`.
-            batch_idx: Number of the batch.
-        """
-        self._step(batch, 'val')
-
-    def test_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
-        """Log the loss of one batch.
-
-        Args:
-            batch: Of :func:`~..datasets.collate_sensors`.
-            batch_idx: Number of the batch.
-        """
-        self._step(batch, 'test')
-
-    def _step(self, batch: MultiSensorSample, stage: str) -> Tensor:
-        """Log the loss, and return it."""
-        loss = self.losses(batch)['loss']
-        size = len(next(iter(batch['present'].values())))
-        self.log(f'{stage}_loss', loss, batch_size=size, prog_bar=True, sync_dist=stage != 'train')
-        return loss

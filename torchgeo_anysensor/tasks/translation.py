@@ -19,7 +19,7 @@ from ..models.description import describe
 from ..models.fusion import NetworkBuilder, described, network_input
 from ..models.spectral import standardise
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
-from .base import SensorTask, sensor_views
+from .base import PretrainingTask, sensor_views
 
 
 class Translator(nn.Module):
@@ -104,7 +104,7 @@ def _changed(view: SensorSample, **changes: Any) -> SensorSample:
     return cast(SensorSample, {**view, **changes})
 
 
-class SensorTranslation(SensorTask):
+class SensorTranslation(PretrainingTask):
     """Train a translator with pairs of patches that both sensors saw.
 
     The loss is the mean absolute difference of the pixels that are valid in both, on each grid of
@@ -115,6 +115,7 @@ class SensorTranslation(SensorTask):
 
     monitor = 'val_loss'
     mode = 'min'
+    shown = ('loss', 'nearest')
 
     def __init__(
         self,
@@ -169,28 +170,6 @@ class SensorTranslation(SensorTask):
         nearest = self.translator.nearest(to_grid(source, (height, width)))
         predicted = {'loss': view, 'nearest': _changed(view, image=nearest)}
         return {name: absolute_difference(made, target) for name, made in predicted.items()}
-
-    def _step(self, batch: MultiSensorSample, stage: str) -> Tensor:
-        """Log the losses, and return the one to train."""
-        values = self.losses(batch)
-        size = len(batch['present'][self.target])
-        for key, value in values.items():
-            self.log(
-                f'{stage}_{key}', value, batch_size=size, prog_bar=True, sync_dist=stage != 'train'
-            )
-        return values['loss']
-
-    def training_step(self, batch: MultiSensorSample, batch_idx: int) -> Tensor:
-        """Loss of one batch."""
-        return self._step(batch, 'train')
-
-    def validation_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
-        """Log the loss of one batch."""
-        self._step(batch, 'val')
-
-    def test_step(self, batch: MultiSensorSample, batch_idx: int) -> None:
-        """Log the loss of one batch."""
-        self._step(batch, 'test')
 
 
 def absolute_difference(made: SensorSample, target: Sequence[SensorSample]) -> Tensor:
