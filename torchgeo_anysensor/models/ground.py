@@ -7,7 +7,7 @@ Letters as in :mod:`torchgeo_anysensor.types`, and ``p`` pixels along the side o
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -198,3 +198,9 @@ def cut_view(
     dx, dy = offsets[:batch], offsets[batch:]
     image, valid, res = place(image, view['valid'], res=res, dx=dx, dy=dy)
     return cut(image, valid, res=res, token_m=token_m, affine=affine)
+
+
+def cut_valid(view: SensorSample, *, token_m: float) -> Cells:
+    """Cut a view of which only ``valid`` is wanted: one of its bands is moved, not all."""
+    one = cast(SensorSample, {**view, 'image': view['image'][:, :1]})
+    return cut_view(one, token_m=token_m)

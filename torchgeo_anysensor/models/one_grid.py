@@ -8,14 +8,14 @@ Letters as in :mod:`torchgeo_anysensor.types`.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..types import SensorSample
 from .base import Features, Raster, SensorEncoder, to_grid
-from .ground import cut_view
+from .ground import cut_valid
 from .spectral import standardise
 
 _SECONDS_PER_DAY = 86400.0
@@ -166,8 +166,7 @@ def _tokens_seen(
     Raises:
         ValueError: If the patch is not a whole number of tokens, or the views differ in it.
     """
-    first = [cast(SensorSample, {**view, 'image': view['image'][:, :1]}) for view in views]
-    cells = [cut_view(view, token_m=token_m) for view in first]
+    cells = [cut_valid(view, token_m=token_m) for view in views]
     grids = [cell.grid for cell in cells]
     if len(set(grids)) > 1:
         raise ValueError(f'views of one patch must share their ground, got token grids {grids}')

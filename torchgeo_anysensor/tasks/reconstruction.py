@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..losses import reconstruction_loss
 from ..models import BandRenderer, Features, SensorEncoder, encode
-from ..models.ground import cut_view
+from ..models.ground import cut_valid, cut_view
 from ..models.spectral import unit_range
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
 from .base import PretrainingTask
@@ -94,7 +94,7 @@ class MaskedBandReconstruction(nn.Module):
             cells = cut_view(view, token_m=token_m, affine=unit_range(view['wavelength']))
             target = cells.valid[:, :, None].expand(cells.pixels.shape)
             if kept.any():
-                seen = cut_view(next(shown), token_m=token_m).valid
+                seen = cut_valid(next(shown), token_m=token_m).valid
                 target = target & ~(seen[:, :, None] & kept[:, None, None])
             predicted = self.renderer(
                 features.tokens,
