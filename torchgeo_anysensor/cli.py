@@ -13,7 +13,7 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.tasks import BaseTask
 
 # Allows classes to be referenced by their name alone
-from . import __version__, datamodules, losses, tasks, transforms  # noqa: F401
+from . import __version__, callbacks, datamodules, losses, tasks, transforms  # noqa: F401
 from .main import write_scenes
 
 # See https://github.com/pangeo-data/cog-best-practices. What the user has set stays.

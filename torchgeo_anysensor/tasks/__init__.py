@@ -3,6 +3,7 @@
 
 """What is trained: Lightning modules."""
 
+from .base import EncoderPretraining
 from .contrastive import CrossSensorContrastive
 from .reconstruction import MaskedAutoencoding, MaskedBandReconstruction
 from .segmentation import MapTask, Segmentation, SegmentationProbe
@@ -10,6 +11,7 @@ from .translation import SensorTranslation, Translated, Translator
 
 __all__ = (
     'CrossSensorContrastive',
+    'EncoderPretraining',
     'MapTask',
     'MaskedAutoencoding',
     'MaskedBandReconstruction',

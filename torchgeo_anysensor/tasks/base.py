@@ -16,6 +16,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchgeo.tasks import BaseTask
 
+from ..models import Features, SensorEncoder, encode
 from ..models.description import describe
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
 
@@ -151,6 +152,38 @@ class PretrainingTask(SensorTask, ABC):
                 sync_dist=stage != 'train',
             )
         return values['loss']
+
+
+class EncoderPretraining(PretrainingTask):
+    """Base of the tasks that train an encoder, whose features can be looked at.
+
+    Attributes:
+        encoder: What is trained.
+    """
+
+    encoder: SensorEncoder
+
+    def forward(self, batch: MultiSensorSample) -> dict[str, Features]:
+        """Encode each sensor of a batch by itself.
+
+        Args:
+            batch: Of :func:`~..datasets.collate_sensors`.
+
+        Returns:
+            Features by sensor, of the samples that have it.
+        """
+        return {name: encode(self.encoder, views) for name, views in batch['sensors'].items()}
+
+    def embed(self, features: Features) -> Tensor:
+        """Give the vectors by which patches are compared; by default their pooled features.
+
+        Args:
+            features: Of ``B`` patches of one sensor.
+
+        Returns:
+            ``(B, P)``, not normalised.
+        """
+        return features.pooled
 
 
 def spread_rows(x: Tensor, present: Tensor, *, fill: Tensor | None = None) -> Tensor:

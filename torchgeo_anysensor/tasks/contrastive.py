@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ..losses import CrossSensorInfoNCE, decorrelation_loss, retrieval_accuracy
 from ..models import Features, SensorEncoder, encode
 from ..types import MultiSensorSample, SensorSample
-from .base import PretrainingTask, spread_rows
+from .base import EncoderPretraining, spread_rows
 from .places import axes_of_patches, places_of_tokens
 from .reconstruction import MaskedBandReconstruction
 
 
-class CrossSensorContrastive(PretrainingTask):
+class CrossSensorContrastive(EncoderPretraining):
     """Contrastive pretraining of one encoder with any number of sensors.
 
     Each sensor of a batch is encoded by itself. Its patch, and each of its ground tokens, must find
@@ -98,6 +98,10 @@ class CrossSensorContrastive(PretrainingTask):
             name: encode(self.encoder, [_untold(view) for view in views])
             for name, views in batch['sensors'].items()
         }
+
+    def embed(self, features: Features) -> Tensor:
+        """Project the patches to the vectors that the contrast compares."""
+        return cast(Tensor, self.patch_projection(features.pooled[:, : self.shared_dim]))
 
     def losses(self, batch: MultiSensorSample) -> dict[str, Tensor]:
         """Compare the sensors of a batch.
@@ -179,8 +183,7 @@ class CrossSensorContrastive(PretrainingTask):
         """Projected patches ``(B, P)`` of each sensor, where it saw enough, and what share."""
         patches, seen, weight = {}, {}, {}
         for name, f in features.items():
-            shared = f.pooled[:, : self.shared_dim]
-            patches[name] = spread_rows(self.patch_projection(shared), present[name])
+            patches[name] = spread_rows(self.embed(f), present[name])
             share = f.valid.float().mean(dim=1)
             seen[name] = spread_rows(share >= self.min_valid, present[name])
             weight[name] = spread_rows(share, present[name])

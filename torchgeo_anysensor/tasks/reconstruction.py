@@ -15,7 +15,7 @@ from ..models import BandRenderer, Features, SensorEncoder, encode
 from ..models.ground import cut_valid, cut_view
 from ..models.spectral import unit_range
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
-from .base import PretrainingTask
+from .base import EncoderPretraining
 
 
 class Hidden(NamedTuple):
@@ -119,7 +119,7 @@ def _visible(view: SensorSample, bands: Tensor, ground: Tensor) -> SensorSample:
     return cast(SensorSample, out)
 
 
-class MaskedAutoencoding(PretrainingTask):
+class MaskedAutoencoding(EncoderPretraining):
     """Pretraining by prediction of hidden bands and ground, each sensor by itself.
 
     After masked autoencoders (He et al. 2022, arXiv 2111.06377), with bands hidden as well. Logs
