@@ -187,5 +187,5 @@ def log_over_ranks(
         / sum(w for w, own in heard if name in own)
         for name in names
     }
-    task.log_dict(mean)
+    task.log_dict(mean, sync_dist=True)  # all ranks have the same by now
     return mean

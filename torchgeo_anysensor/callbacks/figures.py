@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-_RIGHT, _WRONG = '#1a9850', '0.6'
+_RIGHT, _WRONG = '#d7191c', '0.6'
+
+#: Width of a panel, height of a row and of what stands above all, in inches.
+_PANEL, _ROW, _HEAD = 1.0, 1.3, 0.45
 
 
 class Candidate(NamedTuple):
@@ -55,22 +57,13 @@ def draw_neighbours(first: str, rows: Sequence[Neighbours], *, count: int) -> Fi
             start = 2 + block * (count + 1)
             for ax, candidate in zip(line[start : start + count], nearest):
                 _show(ax, candidate.picture)
-                ax.set_title(f'{candidate.cosine:.2f}', fontsize=7, pad=2)
+                ax.set_title(f'{candidate.cosine:.3f}', fontsize=7, pad=2)
                 _frame(ax, right=candidate.right)
             place = 'not there' if rank is None else f'right one: {rank} of {among}'
             line[start].set_xlabel(place, fontsize=7, labelpad=2, loc='left')
-    axes[0][0].set_title(first, fontsize=8, fontweight='bold', pad=4)
+    _head(axes[0][0], first)
     for block, name in enumerate(names):
-        ax = axes[0][2 + block * (count + 1)]
-        ax.annotate(
-            f'nearest of {name}',
-            (0, 1),
-            xytext=(0, 16),
-            xycoords='axes fraction',
-            textcoords='offset points',
-            fontsize=8,
-            fontweight='bold',
-        )
+        _head(axes[0][2 + block * (count + 1)], f'nearest of {name}')
     return figure
 
 
@@ -88,28 +81,51 @@ def draw_tokens(names: Sequence[str], rows: Sequence[TokenRow]) -> Figure:
             pair = line[3 * block], line[3 * block + 1]
             if name not in row:
                 pair[0].text(0.5, 0.5, 'not seen', ha='center', va='center', fontsize=7)
+                pair[0].set_box_aspect(1)
                 continue
             for ax, picture in zip(pair, row[name]):
                 _show(ax, picture)
     for block, name in enumerate(names):
-        axes[0][3 * block].set_title(name, fontsize=8, fontweight='bold', pad=4, loc='left')
-        axes[0][3 * block + 1].set_title('tokens', fontsize=8, pad=4, loc='right')
+        _head(axes[0][3 * block], name)
     return figure
 
 
 def _grid(rows: int, widths: Sequence[float]) -> tuple[Figure, list[list[Axes]]]:
-    """Empty panels of an inch."""
-    figure = Figure(
-        figsize=(1.05 * sum(widths) + 0.3, 1.28 * rows + 0.4),
-        layout=ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.02, wspace=0, hspace=0),
-    )
+    """Empty square panels of about an inch, with room above and below each row."""
+    width, height = _PANEL * sum(widths) + 0.2, _ROW * rows + _HEAD
+    figure = Figure(figsize=(width, height))
     axes = figure.subplots(
-        rows, len(widths), squeeze=False, gridspec_kw={'width_ratios': list(widths)}
+        rows,
+        len(widths),
+        squeeze=False,
+        gridspec_kw={
+            'width_ratios': list(widths),
+            'left': 0.1 / width,
+            'right': 1 - 0.1 / width,
+            'bottom': (_ROW - _PANEL) / height,
+            'top': 1 - _HEAD / height,
+            'wspace': 0.06,
+            'hspace': (_ROW - _PANEL) / _PANEL,
+        },
     )
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
+        ax.set_facecolor('none')
     return figure, [list(line) for line in axes]
+
+
+def _head(ax: Axes, text: str) -> None:
+    """Write above the first row."""
+    ax.annotate(
+        text,
+        (0, 1),
+        xytext=(0, 17),
+        xycoords='axes fraction',
+        textcoords='offset points',
+        fontsize=9,
+        fontweight='bold',
+    )
 
 
 def _show(ax: Axes, picture: Tensor) -> None:

@@ -150,7 +150,7 @@ class KNNProbe(ValidationFeatures):
         for own in heard:
             for pair, counts in own.items():
                 total[pair] = total[pair] + counts if pair in total else counts
-        task.log_dict(_scores(total))
+        task.log_dict(_scores(total), sync_dist=True)
 
     def _labelled(
         self, batch: MultiSensorSample, features: Mapping[str, Features]

@@ -3,9 +3,9 @@
 
 """Pictures of what the encoder takes for alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from .measures import principal_components
 from .quicklook import QuickLook, quick_look, stretched
 from .spread import Spread
 
+#: Patches whose tokens are kept, for each that is drawn: those that most sensors saw are.
+_CHOICE = 3
+
 
 class _Shown(NamedTuple):
     """One patch, as one sensor saw it."""
@@ -35,7 +38,7 @@ class _Tokens(NamedTuple):
     """All tokens of one patch, of one sensor."""
 
     look: QuickLook
-    tokens: Tensor  #: ``(rows, columns, D)``
+    tokens: Tensor  #: ``(rows, columns, D)`` float16
     valid: Tensor  #: ``(rows, columns)`` bool
 
 
@@ -57,7 +60,7 @@ class RepresentationPictures(ValidationFeatures):
         *,
         dirpath: str | None = None,
         every_n_epochs: int = 1,
-        rows: int = 5,
+        rows: int = 4,
         neighbours: int = 4,
         max_patches: int = 256,
         min_valid: float = 0.5,
@@ -91,7 +94,7 @@ class RepresentationPictures(ValidationFeatures):
     def _empty(self) -> None:
         """Keep nothing."""
         self._patches: Spread[dict[str, _Shown]] = Spread(self.max_patches)
-        self._tokens: Spread[dict[str, _Tokens]] = Spread(self.rows)
+        self._tokens: Spread[dict[str, _Tokens]] = Spread(_CHOICE * self.rows)
 
     def is_due(self, trainer: Trainer) -> bool:
         """Whether to look in this epoch: on rank zero alone."""
@@ -137,7 +140,7 @@ class RepresentationPictures(ValidationFeatures):
         self._empty()
         drawn = {
             'neighbours': _neighbours(patches, rows=self.rows, count=self.neighbours),
-            'tokens': _components(tokens),
+            'tokens': _components([tokens[i] for i in _most_seen(tokens, self.rows)]),
         }
         folder = Path(self.dirpath or Path(trainer.log_dir or trainer.default_root_dir, 'pictures'))
         for name, figure in drawn.items():
@@ -153,9 +156,17 @@ class RepresentationPictures(ValidationFeatures):
 
 def _whole(look: QuickLook, features: Features, row: int) -> _Tokens:
     """All tokens of a patch on their grid."""
-    tokens, valid = features.tokens[row].float().cpu(), features.valid[row].cpu()
+    tokens, valid = features.tokens[row].half().cpu(), features.valid[row].cpu()
     rows, columns = features.grid
     return _Tokens(look, tokens.reshape(rows, columns, -1), valid.reshape(rows, columns))
+
+
+def _most_seen(patches: Sequence[Mapping[str, Any]], count: int) -> list[int]:
+    """Numbers of a few of the patches that most sensors saw, spread evenly over these."""
+    most = sorted({len(patch) for patch in patches}, reverse=True)
+    found = [i for size in most for i, patch in enumerate(patches) if len(patch) == size]
+    same = max(count, sum(len(patch) == most[0] for patch in patches)) if most else count
+    return found[:same][:: max(1, same // count)][:count]
 
 
 def _neighbours(patches: list[dict[str, _Shown]], *, rows: int, count: int) -> Figure | None:
@@ -168,8 +179,7 @@ def _neighbours(patches: list[dict[str, _Shown]], *, rows: int, count: int) -> F
     for name in names:
         have = [i for i, patch in enumerate(patches) if name in patch]
         colours[name] = dict(zip(have, stretched([patches[i][name].look for i in have])))
-    step = max(1, len(colours[first]) // rows)
-    queries = list(colours[first])[::step][:rows]
+    queries = [i for i in _most_seen(patches, rows) if i in colours[first]]
     found = []
     for query in queries:
         vector = patches[query][first].vector
@@ -187,13 +197,13 @@ def _neighbours(patches: list[dict[str, _Shown]], *, rows: int, count: int) -> F
             ]
             others[name] = nearest, rank, len(keys)
         found.append(Neighbours(colours[first][query], others))
-    return draw_neighbours(first, found, count=count)
+    return draw_neighbours(first, found, count=count) if found else None
 
 
 def _components(patches: list[dict[str, _Tokens]]) -> Figure | None:
     """Draw the principal components of the tokens of a few patches; nothing if there are none."""
     names = list(dict.fromkeys(name for patch in patches for name in patch))
-    every = [p.tokens[p.valid] for patch in patches for p in patch.values()]
+    every = [p.tokens[p.valid].float() for patch in patches for p in patch.values()]
     if not every or sum(map(len, every)) < 2:
         return None
     known = torch.cat(every)
@@ -208,9 +218,9 @@ def _components(patches: list[dict[str, _Tokens]]) -> Figure | None:
     for i, patch in enumerate(patches):
         row = {}
         for name, p in patch.items():
-            shares = (((p.tokens - mean) @ directions - low) / (high - low).clamp(min=1e-6)).clamp(
-                0, 1
-            )
+            shares = (
+                ((p.tokens.float() - mean) @ directions - low) / (high - low).clamp(min=1e-6)
+            ).clamp(0, 1)
             row[name] = (
                 colours[name][i],
                 torch.cat([shares, p.valid[..., None].to(shares.dtype)], dim=-1),

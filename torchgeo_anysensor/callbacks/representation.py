@@ -54,7 +54,7 @@ class RepresentationMonitor(ValidationFeatures):
         max_patches: int = 512,
         tokens_per_patch: int = 16,
         min_valid: float = 0.5,
-        min_std: float = 0.1,
+        min_std: float = 0.05,
         max_dead: float = 0.5,
         min_rank: float = 4.0,
     ) -> None:
