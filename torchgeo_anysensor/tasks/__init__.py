@@ -4,15 +4,18 @@
 """What is trained: Lightning modules."""
 
 from .contrastive import CrossSensorContrastive
+from .probabilistic import Latents, ProbabilisticContrastive
 from .reconstruction import MaskedAutoencoding, MaskedBandReconstruction
 from .segmentation import MapTask, Segmentation, SegmentationProbe
 from .translation import SensorTranslation, Translated, Translator
 
 __all__ = (
     'CrossSensorContrastive',
+    'Latents',
     'MapTask',
     'MaskedAutoencoding',
     'MaskedBandReconstruction',
+    'ProbabilisticContrastive',
     'Segmentation',
     'SegmentationProbe',
     'SensorTranslation',
