@@ -117,3 +117,18 @@ def test_memory_is_counted_until_nothing_holds_it(benchmark):
             del x, y
 
     assert losses.peak_mib(call, 'cpu') == 2.0
+
+
+def test_calibration_of_variances(benchmark, demo, tmp_path, capsys):
+    calibration = benchmark('calibration')
+    small = {'steps': 2, 'batch': 2, 'train': 6, 'held-out': 2, 'seeds': 1, 'block': 300}
+    options = [f'--{key}={value}' for key, value in small.items()]
+    figure = tmp_path / 'calibration.png'
+    calibration.main([f'--data={demo}', *options, f'--figure={figure}', '--ground=val'])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
+    fused = {(row[0], row[1]): row[2:] for row in rows[2:] if len(row) == 5}
+    assert {way for _, way in fused} == {*calibration.WAYS, calibration.LEFT_OUT}
+    assert len(fused) == 3 + 4
+    assert all(0 <= float(row[1].split()[0]) <= 1 for row in fused.values())
+    assert figure.stat().st_size > 10_000

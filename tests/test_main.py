@@ -16,6 +16,7 @@ import yaml
 from torchgeo_anysensor import __version__, simulate
 from torchgeo_anysensor.main import main
 from torchgeo_anysensor.sensors import SENSORS
+from torchgeo_anysensor.tasks import ProbabilisticContrastive
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / 'conf').rglob('*.yaml'))
@@ -78,6 +79,13 @@ def test_baseline_trains(name, workplace):
     main(['fit', '--config', str(ROOT / f'conf/baselines/{name}.yaml'), *SHORT, *SMALL_BLOCKS])
     assert 'val_miou' in scores(f'logs/{name}')
     assert Path(f'logs/{name}/{name}.ckpt').exists()
+
+
+def test_pretraining_with_variances(workplace):
+    main(['fit', '--config', str(ROOT / 'conf/probabilistic.yaml'), *SHORT, *SMALL_BLOCKS])
+    assert {'val_token_nll', 'val_token_chi2'} <= scores('logs/probabilistic').keys()
+    task = ProbabilisticContrastive.load_from_checkpoint('logs/probabilistic/encoder.ckpt')
+    assert task.variance_weight == 0.1
 
 
 def test_translation_trains_then_a_map_of_what_it_makes(workplace):

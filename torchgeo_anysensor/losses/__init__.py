@@ -5,6 +5,7 @@
 
 from .comparison import AllPairsInfoNCE, AnchorInfoNCE, CrossSensorVICReg, GramVolume, Symile
 from .contrastive import CrossSensorInfoNCE, Retrieval, retrieval_accuracy
+from .gaussian import Disagreement, disagreement_nll
 from .reconstruction import decorrelation_loss, reconstruction_loss
 
 __all__ = [
@@ -12,10 +13,12 @@ __all__ = [
     'AnchorInfoNCE',
     'CrossSensorInfoNCE',
     'CrossSensorVICReg',
+    'Disagreement',
     'GramVolume',
     'Retrieval',
     'Symile',
     'decorrelation_loss',
+    'disagreement_nll',
     'reconstruction_loss',
     'retrieval_accuracy',
 ]

@@ -9,6 +9,7 @@ from .base import Decision, Features, Raster, Segmenter, SensorEncoder, encode, 
 from .codes import BandCode, FourierBandCode, NanometreBandCode, PointBandCode
 from .floors import FittedSegmenter, PixelRegression, RandomConvolutions, SoftmaxRegression
 from .fusion import Attend, Concatenate, DecisionFusion, EarlyFusion, LateFusion, UNet
+from .gaussian import Gaussian, GaussianHead, Reliability, fuse, reliability
 from .harmonise import Harmonised, UNetScratch
 from .heads import LinearHead, SMPDecoderHead
 from .plain import TimmEncoder
@@ -33,6 +34,8 @@ __all__ = [
     'Features',
     'FittedSegmenter',
     'FourierBandCode',
+    'Gaussian',
+    'GaussianHead',
     'Harmonised',
     'LateFusion',
     'LinearHead',
@@ -42,6 +45,7 @@ __all__ = [
     'PointBandCode',
     'RandomConvolutions',
     'Raster',
+    'Reliability',
     'SMPDecoderHead',
     'Segmenter',
     'SensorEncoder',
@@ -56,8 +60,10 @@ __all__ = [
     'atomizer_small',
     'atomizer_tiny',
     'encode',
+    'fuse',
     'ramen_small',
     'ramen_tiny',
+    'reliability',
     'segment',
     'to_grid',
 ]

@@ -5,6 +5,7 @@
 
 from .base import EncoderPretraining
 from .contrastive import CrossSensorContrastive
+from .probabilistic import Latents, ProbabilisticContrastive
 from .reconstruction import MaskedAutoencoding, MaskedBandReconstruction
 from .segmentation import MapTask, Segmentation, SegmentationProbe
 from .translation import SensorTranslation, Translated, Translator
@@ -12,9 +13,11 @@ from .translation import SensorTranslation, Translated, Translator
 __all__ = (
     'CrossSensorContrastive',
     'EncoderPretraining',
+    'Latents',
     'MapTask',
     'MaskedAutoencoding',
     'MaskedBandReconstruction',
+    'ProbabilisticContrastive',
     'Segmentation',
     'SegmentationProbe',
     'SensorTranslation',

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from ..types import MultiSensorSample, SensorSample
 from .base import EncoderPretraining, spread_rows
 from .places import axes_of_patches, places_of_tokens
 from .reconstruction import MaskedBandReconstruction
+
+#: What is compared: whole patches, or ground tokens.
+Level = Literal['patch', 'token']
 
 
 class CrossSensorContrastive(EncoderPretraining):
@@ -81,8 +84,8 @@ class CrossSensorContrastive(EncoderPretraining):
         self.encoder = encoder
         self.loss = loss
         self.shared_dim = encoder.embed_dim - private_dim
-        self.patch_projection = _projection(self.shared_dim, projection_dim)
-        self.token_projection = _projection(self.shared_dim, projection_dim)
+        self.patch_projection: nn.Module = _projection(self.shared_dim, projection_dim)
+        self.token_projection: nn.Module = _projection(self.shared_dim, projection_dim)
         self.reconstruction_weight = reconstruction
         self.reconstruction = (
             MaskedBandReconstruction(encoder.embed_dim) if reconstruction else None
@@ -125,26 +128,40 @@ class CrossSensorContrastive(EncoderPretraining):
         present = {name: batch['present'][name].to(self.device) for name in features}
         patches, seen, weight = self._patches(features, present)
         where = axes_of_patches(batch['sensors'], present)
-        patch_loss = self.loss(patches, seen, weight=weight, place=where[:, 0])
-        token_loss = torch.zeros_like(patch_loss)
+        values, projected = self._compare('patch', patches, seen, weight=weight, place=where[:, 0])
+        values['token_loss'] = torch.zeros_like(values['patch_loss'])
         if self.token_weight:
             tokens, seen_tokens, cells = self._tokens(features, present)
             place = places_of_tokens(where, cells, next(iter(features.values())), batch['sensors'])
-            token_loss = self.loss(tokens, seen_tokens, place=place)
-        retrieval = retrieval_accuracy(patches, seen)
-        loss = self.patch_weight * patch_loss + self.token_weight * token_loss
+            values |= self._compare('token', tokens, seen_tokens, place=place)[0]
+        retrieval = retrieval_accuracy(projected, seen)
+        loss = self.patch_weight * values['patch_loss'] + self.token_weight * values['token_loss']
         if 'reconstruction_loss' in others:
             loss = loss + self.reconstruction_weight * others['reconstruction_loss']
         if 'decorrelation_loss' in others:
             loss = loss + others['decorrelation_loss']
         return {
             'loss': loss,
-            'patch_loss': patch_loss,
-            'token_loss': token_loss,
+            **values,
             **others,
             'retrieval': retrieval.accuracy.nan_to_num(),
             'chance': retrieval.chance.nan_to_num(),
         }
+
+    def _compare(
+        self, level: Level, x: Mapping[str, Tensor], seen: Mapping[str, Tensor], **options: Any
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Values to log of one level, its loss among them, and what was compared.
+
+        Args:
+            level: Which projection is used, and how the values are called.
+            x: Shared features ``(n, S)`` of each sensor.
+            seen: ``(n,)`` bool of each sensor.
+            options: Of the loss.
+        """
+        projection = self.patch_projection if level == 'patch' else self.token_projection
+        projected = {name: projection(rows) for name, rows in x.items()}
+        return {f'{level}_loss': self.loss(projected, seen, **options)}, projected
 
     def _look(self, batch: MultiSensorSample) -> tuple[dict[str, Features], dict[str, Tensor]]:
         """Features of each sensor, and the losses beside the contrast.
@@ -180,10 +197,10 @@ class CrossSensorContrastive(EncoderPretraining):
     def _patches(
         self, features: Mapping[str, Features], present: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Projected patches ``(B, P)`` of each sensor, where it saw enough, and what share."""
+        """Shared features ``(B, S)`` of each sensor, where it saw enough, and what share."""
         patches, seen, weight = {}, {}, {}
         for name, f in features.items():
-            patches[name] = spread_rows(self.embed(f), present[name])
+            patches[name] = spread_rows(f.pooled[:, : self.shared_dim], present[name])
             share = f.valid.float().mean(dim=1)
             seen[name] = spread_rows(share >= self.min_valid, present[name])
             weight[name] = spread_rows(share, present[name])
@@ -192,7 +209,7 @@ class CrossSensorContrastive(EncoderPretraining):
     def _tokens(
         self, features: Mapping[str, Features], present: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """Projected tokens ``(B n, P)`` of each sensor, where they saw ground, and which ``(B, n)``."""
+        """Shared features ``(B n, S)`` of tokens, where they saw ground, and which ``(B, n)``."""
         first = next(iter(features.values()))
         count = first.tokens.shape[1]
         batch = len(next(iter(present.values())))
@@ -202,8 +219,8 @@ class CrossSensorContrastive(EncoderPretraining):
         for name, f in features.items():
             own = cells[present[name]]  # (b, n), b samples that the sensor saw
             chosen = f.tokens.gather(1, own[..., None].expand(-1, -1, f.tokens.shape[-1]))
-            projected = self.token_projection(chosen[..., : self.shared_dim])
-            tokens[name] = spread_rows(projected, present[name]).flatten(0, 1)
+            shared = chosen[..., : self.shared_dim]
+            tokens[name] = spread_rows(shared, present[name]).flatten(0, 1)
             seen[name] = spread_rows(f.valid.gather(1, own), present[name]).flatten()
         return tokens, seen, cells
 

@@ -3,7 +3,8 @@
 
 """Augmentation of multi-sensor batches, on the device."""
 
+from .clouds import RandomClouds
 from .spatial import RandomFlipRotate
 from .spectral import RandomBandDrop
 
-__all__ = ('RandomBandDrop', 'RandomFlipRotate')
+__all__ = ('RandomBandDrop', 'RandomClouds', 'RandomFlipRotate')
