@@ -20,10 +20,11 @@ ALLOWED = {
     'models': {'types'},
     'losses': {'types'},
     'tasks': {'types', 'models', 'losses'},
+    'callbacks': {'models'},
     'comparison': {'types', 'datasets', 'samplers', 'datamodules', 'models', 'tasks'},
     'simulate': {'sensors'},
     'main': {'sensors', 'datasets', 'models', 'simulate', 'comparison', 'cli'},
-    'cli': {'main', 'datamodules', 'losses', 'tasks', 'transforms'},
+    'cli': {'main', 'callbacks', 'datamodules', 'losses', 'tasks', 'transforms'},
     '__main__': {'main'},
     '__init__': set(),
 }

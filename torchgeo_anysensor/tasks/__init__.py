@@ -5,6 +5,7 @@
 
 from .contrastive import CrossSensorContrastive
 from .reconstruction import MaskedAutoencoding, MaskedBandReconstruction
+from .schedule import Schedule
 from .segmentation import MapTask, Segmentation, SegmentationProbe
 from .translation import SensorTranslation, Translated, Translator
 
@@ -13,6 +14,7 @@ __all__ = (
     'MapTask',
     'MaskedAutoencoding',
     'MaskedBandReconstruction',
+    'Schedule',
     'Segmentation',
     'SegmentationProbe',
     'SensorTranslation',

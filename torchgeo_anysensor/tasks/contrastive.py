@@ -16,6 +16,7 @@ from ..types import MultiSensorSample, SensorSample
 from .base import PretrainingTask, spread_rows
 from .places import axes_of_patches, places_of_tokens
 from .reconstruction import MaskedBandReconstruction
+from .schedule import Schedule
 
 
 class CrossSensorContrastive(PretrainingTask):
@@ -47,6 +48,7 @@ class CrossSensorContrastive(PretrainingTask):
         private_dim: int = 0,
         lr: float = 1e-3,
         weight_decay: float = 0.05,
+        schedule: Schedule | None = None,
     ) -> None:
         """Make the task.
 
@@ -66,6 +68,7 @@ class CrossSensorContrastive(PretrainingTask):
                 are kept from correlating with the others.
             lr: Peak learning rate.
             weight_decay: Of AdamW.
+            schedule: How the learning rate moves; by default as :class:`.Schedule` does.
 
         Raises:
             ValueError: If no feature is left for the contrast.
@@ -77,7 +80,7 @@ class CrossSensorContrastive(PretrainingTask):
                 'features of the encoder'
             )
         loss = CrossSensorInfoNCE() if loss is None else loss
-        self.describe_modules(encoder=encoder, loss=loss)
+        self.describe_modules(encoder=encoder, loss=loss, schedule=schedule)
         self.encoder = encoder
         self.loss = loss
         self.shared_dim = encoder.embed_dim - private_dim
