@@ -117,3 +117,13 @@ def test_memory_is_counted_until_nothing_holds_it(benchmark):
             del x, y
 
     assert losses.peak_mib(call, 'cpu') == 2.0
+
+
+def test_memory_of_a_step(benchmark, capsys):
+    memory = benchmark('memory')
+    memory.main(['--depth', '1', '--batch', '4', '--chunk', '2', '--repeats', '1'])
+    table = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines()[4:]]
+    mib = {row[1]: float(row[2]) for row in table}
+    assert mib['chunks of 2'] < 0.8 * mib['plain']
+    assert mib['checkpointing, chunks of 2'] <= mib['chunks of 2']
+    assert all(float(row[3]) > 0 for row in table)
