@@ -13,8 +13,7 @@ from torchgeo_anysensor.models import AnySensorViT, TimmEncoder, encode
 @pytest.fixture
 def encoder():
     torch.manual_seed(0)
-    yield AnySensorViT(32, depth=2, num_heads=2, band_dim=16, detail_dim=8).train()
-    torch.compiler.reset()
+    return AnySensorViT(32, depth=2, num_heads=2, band_dim=16, detail_dim=8).train()
 
 
 @pytest.fixture
@@ -51,9 +50,17 @@ def test_checkpointing_changes_neither_features_nor_gradients(encoder, views):
     same(features_and_gradients(encoder, views), expected)
     encoder.batch_chunk = 2
     same(features_and_gradients(encoder, views), expected)
-    encoder.batch_chunk = None
-    encoder.compile(fullgraph=True, backend='eager')
+
+
+def test_checkpointing_is_part_of_the_graph(make_view):
+    torch.manual_seed(0)
+    encoder = AnySensorViT(16, depth=1, num_heads=2, band_dim=8, detail_dim=8).train()
+    views = [make_view(3)]
+    expected = features_and_gradients(encoder, views)
+    encoder.set_grad_checkpointing()
+    encoder.compile(fullgraph=True, backend='eager')  # a break in the graph would raise
     same(features_and_gradients(encoder, views), expected)
+    torch.compiler.reset()
 
 
 def test_both_work_in_half_precision(encoder, views):
