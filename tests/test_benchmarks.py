@@ -132,3 +132,13 @@ def test_calibration_of_variances(benchmark, demo, tmp_path, capsys):
     assert len(fused) == 3 + 4
     assert all(0 <= float(row[1].split()[0]) <= 1 for row in fused.values())
     assert figure.stat().st_size > 10_000
+
+
+def test_memory_of_a_step(benchmark, capsys):
+    memory = benchmark('memory')
+    memory.main(['--depth', '1', '--batch', '4', '--chunk', '2', '--repeats', '1'])
+    table = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines()[4:]]
+    mib = {row[1]: float(row[2]) for row in table}
+    assert mib['chunks of 2'] < 0.8 * mib['plain']
+    assert mib['checkpointing, chunks of 2'] <= mib['chunks of 2']
+    assert all(float(row[3]) > 0 for row in table)

@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from torchgeo_anysensor import __version__, simulate
 from torchgeo_anysensor.main import main
+from torchgeo_anysensor.models import AnySensorViT
 from torchgeo_anysensor.sensors import SENSORS
 from torchgeo_anysensor.tasks import ProbabilisticContrastive
 
@@ -70,6 +72,31 @@ def test_main_job_then_probe_then_test_on_another_sensor(workplace):
     other = ['--model.init_args.test_sensors=[landsat_c2l2]']
     main(['test', *probe, *other, '--ckpt_path', 'logs/probe/probe.ckpt'])
     assert 'test_miou' in scores('logs/probe')
+
+
+@pytest.fixture
+def one_rank():
+    """What Lightning leaves in a process that was a rank is taken away."""
+    before = dict(os.environ)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for key in os.environ.keys() - before.keys():
+        del os.environ[key]
+
+
+@pytest.mark.parametrize('name', ['gpu', 'ddp'])
+def test_trainer_is_put_on_top_of_the_main_job(name, workplace, one_rank, monkeypatch):
+    """On a CPU, with one rank; test_parallel_training.py has two."""
+    asked = []  # of the compiler, which would take a minute
+    monkeypatch.setattr(AnySensorViT, 'compile', lambda self, **options: asked.append(options))
+    configs = [f'--config={ROOT}/conf/{stem}.yaml' for stem in ('pretrain', f'trainer_{name}')]
+    small = ['--trainer.devices=1', '--data.init_args.num_workers=0', '--data.init_args.length=4']
+    main(['fit', *configs, *SHORT, *SMALL_BLOCKS, *small, '--efficiency.chunk=1'])
+    assert asked == [{}]
+    assert 'val_retrieval' in scores('logs/pretrain')
+    saved = torch.load('logs/pretrain/encoder.ckpt', weights_only=True)
+    assert saved['hyper_parameters']['schedule']['lr_batch'] == 16
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torchgeo.tasks import BaseTask
 
 # Allows classes to be referenced by their name alone
 from . import __version__, callbacks, datamodules, losses, tasks, transforms  # noqa: F401
+from .callbacks import Efficiency
 from .main import write_scenes
 
 # See https://github.com/pangeo-data/cog-best-practices. What the user has set stays.
@@ -44,6 +45,7 @@ class AnySensorCLI(LightningCLI):
             default=None,
             help='Folder of simulated scenes; they are written first if it does not exist.',
         )
+        parser.add_lightning_class_args(Efficiency, 'efficiency')
 
     def before_instantiate_classes(self) -> None:
         """Write the demo scenes if they are wanted and not there; choose the precision."""

@@ -1,8 +1,9 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""What can be seen of an encoder while it trains: Lightning callbacks."""
+"""What is added to a run of Lightning: what is seen of an encoder, and what spares memory and time."""
 
+from .efficiency import Efficiency
 from .knn import KNNProbe
 from .measures import (
     alignment,
@@ -17,6 +18,7 @@ from .pictures import RepresentationPictures
 from .representation import RepresentationMonitor
 
 __all__ = [
+    'Efficiency',
     'KNNProbe',
     'RepresentationMonitor',
     'RepresentationPictures',

@@ -9,13 +9,16 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ..types import SensorSample
+from ..types import BAND_FACTS, SensorSample
 from .hub import HubEncoder
 
 #: Centre wavelengths that an optical band can have, in micrometres.
 WAVELENGTH_RANGE_UM = (0.3, 15.0)
 _TINY = 1e-12
+#: What timm, too, calls the switch of a part of a network.
+_CHECKPOINTING = 'set_grad_checkpointing'
 
 
 class Features(NamedTuple):
@@ -38,11 +41,13 @@ class SensorEncoder(nn.Module, HubEncoder, ABC):
         embed_dim: Length ``D`` of the features.
         init_args: Plain values that rebuild the encoder, so that a checkpoint can name it.
         detail_dim: Features ``E`` of :meth:`detail`; 0 if the encoder has none.
+        batch_chunk: Samples whose activations :func:`encode` holds at a time in training; all if None.
     """
 
     embed_dim: int
     init_args: dict[str, Any]
     detail_dim: int = 0
+    batch_chunk: int | None = None
 
     @abstractmethod
     def forward(self, views: Sequence[SensorSample], *, token_m: float | None = None) -> Features:
@@ -76,6 +81,26 @@ class SensorEncoder(nn.Module, HubEncoder, ABC):
             'AnySensorViT with a detail_dim'
         )
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep of each transformer block its input alone, and compute the rest again on the way back.
+
+        Features and gradients stay what they are (Chen et al. 2016, arXiv 1604.06174).
+
+        Args:
+            enable: Whether to.
+
+        Raises:
+            ValueError: If no part of the encoder can.
+        """
+        parts = [m for m in self.modules() if m is not self and hasattr(m, _CHECKPOINTING)]
+        if not parts:
+            raise ValueError(
+                f'{type(self).__name__} has no blocks to compute again; set its batch_chunk, which works '
+                'with any encoder'
+            )
+        for part in parts:
+            getattr(part, _CHECKPOINTING)(enable)
+
 
 def encode(
     encoder: SensorEncoder,
@@ -85,6 +110,12 @@ def encode(
     detail_m: float | None = None,
 ) -> Features:
     """Encode one view, or several views of the same patches together.
+
+    In training with :attr:`SensorEncoder.batch_chunk`, a chunk of samples is encoded at a time, and of
+    each chunk the features alone are kept; on the way back it is encoded again, with the same
+    random draws. Loss and gradient are those of the whole batch: this is the gradient caching of
+    Gao et al. (2021, arXiv 2101.06983), by autograd. Memory for activations is that of a chunk, at
+    the price of a second pass forward.
 
     Args:
         encoder: Any encoder that keeps the contract.
@@ -102,10 +133,48 @@ def encode(
     """
     batch = [views] if isinstance(views, Mapping) else list(views)
     _check_views(batch)
-    features = cast(Features, encoder(batch, token_m=token_m))
+    chunk, samples = encoder.batch_chunk, batch[0]['image'].shape[0]
+    if chunk is None or samples <= chunk or not torch.is_grad_enabled():
+        return _encode(encoder, batch, token_m, detail_m)
+    parts = [
+        checkpoint(
+            _encode,
+            encoder,
+            [_rows(view, slice(start, start + chunk)) for view in batch],
+            token_m,
+            detail_m,
+            use_reentrant=False,
+        )
+        for start in range(0, samples, chunk)
+    ]
+    tokens, pooled, grids, valid, detail = zip(*parts)
+    return Features(
+        torch.cat(tokens),
+        torch.cat(pooled),
+        grids[0],
+        torch.cat(valid),
+        None if detail_m is None else torch.cat(detail),
+    )
+
+
+def _encode(
+    encoder: SensorEncoder,
+    views: Sequence[SensorSample],
+    token_m: float | None,
+    detail_m: float | None,
+) -> Features:
+    """Encode views that were checked."""
+    features = cast(Features, encoder(views, token_m=token_m))
     if detail_m is None:
         return features
-    return features._replace(detail=encoder.detail(batch, detail_m=detail_m))
+    return features._replace(detail=encoder.detail(views, detail_m=detail_m))
+
+
+def _rows(view: SensorSample, rows: slice) -> SensorSample:
+    """Some samples of a view."""
+    shared = {'res'} | {fact for fact in BAND_FACTS if cast(Mapping, view)[fact].ndim == 1}
+    chosen = {key: x if key in shared else x[rows] for key, x in cast(Mapping, view).items()}
+    return cast(SensorSample, chosen)
 
 
 class Decision(NamedTuple):

@@ -3,6 +3,7 @@
 
 """Modules as plain values, the form that a YAML config has, and back."""
 
+import dataclasses
 import importlib
 import inspect
 import sys
@@ -16,7 +17,7 @@ def describe(module: Any) -> Any:
     """Describe a module as ``class_path`` and ``init_args``, the form that a YAML config has.
 
     Args:
-        module: A module with ``init_args``, or a class or function.
+        module: A module with ``init_args``, a class or function, or an instance of a dataclass.
 
     Returns:
         The description, of plain values; anything else comes back as it is.
@@ -28,6 +29,8 @@ def describe(module: Any) -> Any:
             'class_path': f'{kind.__module__}.{kind.__qualname__}',
             'init_args': {key: describe(value) for key, value in init_args.items()},
         }
+    if dataclasses.is_dataclass(module) and not isinstance(module, type):
+        return dataclasses.asdict(module)
     if inspect.isclass(module) or inspect.isfunction(module):
         return {'class_path': f'{module.__module__}.{module.__qualname__}'}
     return module

@@ -33,12 +33,14 @@ class Memo:
             parameters: What it is made of.
             make: Makes it.
         """
+        if torch.compiler.is_compiling():
+            return make()
+        if torch.is_grad_enabled():
+            # Sharded parameters come back from a step at their old address, with their old version
+            self._values.clear()
+            return make()
         parameters = list(parameters)
-        if (
-            torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or any(p.is_inference() for p in parameters)
-        ):
+        if any(p.is_inference() for p in parameters):
             return make()
         kind = parameters[0].device.type
         cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 #: Shortest and longest wavelength of the rotary positions, in metres on the ground.
 ROTARY_WAVELENGTHS_M = (20.0, 10_000.0)
@@ -136,7 +137,12 @@ class Trunk(nn.Module):
         self.prefix = nn.Parameter(0.02 * torch.randn(1 + registers, dim))
         self.blocks = nn.ModuleList(TrunkBlock(dim, num_heads=num_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
+        self.grad_checkpointing = False
         self._init_weights(depth)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep of each block its input alone, and compute the rest again on the way back."""
+        self.grad_checkpointing = enable
 
     def _init_weights(self, depth: int) -> None:
         """Start narrow, and so that the sum of all blocks has the scale of one (as in GPT-2)."""
@@ -168,7 +174,11 @@ class Trunk(nn.Module):
         rotation = None
         if positions is not None:
             rotation = rotary(positions, self.head_dim, placeless=count)
+        again = self.grad_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, rotation, keys)
+            if again:
+                x = checkpoint(block, x, rotation, keys, use_reentrant=False)
+            else:
+                x = block(x, rotation, keys)
         x = self.norm(x)
         return x[:, count:], x[:, 0]

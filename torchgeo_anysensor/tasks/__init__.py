@@ -7,6 +7,7 @@ from .base import EncoderPretraining
 from .contrastive import CrossSensorContrastive
 from .probabilistic import Latents, ProbabilisticContrastive
 from .reconstruction import MaskedAutoencoding, MaskedBandReconstruction
+from .schedule import Schedule
 from .segmentation import MapTask, Segmentation, SegmentationProbe
 from .translation import SensorTranslation, Translated, Translator
 
@@ -18,6 +19,7 @@ __all__ = (
     'MaskedAutoencoding',
     'MaskedBandReconstruction',
     'ProbabilisticContrastive',
+    'Schedule',
     'Segmentation',
     'SegmentationProbe',
     'SensorTranslation',

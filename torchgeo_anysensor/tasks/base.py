@@ -3,7 +3,6 @@
 
 """What the tasks share: checkpoints of plain values, optimisation, sensors of a batch."""
 
-import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,12 +18,11 @@ from torchgeo.tasks import BaseTask
 from ..models import Features, SensorEncoder, encode
 from ..models.description import describe
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
+from .schedule import Schedule
+from .sharding import shard, task_name
 
 #: What Lightning calls to rebuild a task from ``class_path`` and ``init_args``.
 _INSTANTIATOR = 'lightning.pytorch.cli.instantiate_module'
-
-#: Share of the steps in which the learning rate rises from 0.
-_WARMUP = 0.1
 
 
 class SensorTask(BaseTask):
@@ -60,35 +58,47 @@ class SensorTask(BaseTask):
         metrics = {k: round(float(v), 4) for k, v in self.trainer.callback_metrics.items()}
         data: Any = getattr(self.trainer, 'datamodule', None)
         checkpoint['run'] = {
-            'task': type(self).__name__,
+            'task': task_name(self),
             'steps': int(self.trainer.global_step),
             'epochs': int(self.trainer.current_epoch) + 1,
             'data': data.facts() if hasattr(data, 'facts') else {},
             'metrics': metrics,
         }
 
+    def configure_model(self) -> None:
+        """Shard the parameters over the ranks if the strategy is ``ModelParallelStrategy``."""
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, with a linear warm-up and a cosine decay over the steps of the run."""
+        """AdamW, at a rate that moves by the task's :class:`.Schedule`."""
         optimizer = AdamW(
             self.parameter_groups(),
             lr=self.hparams['lr'],
             weight_decay=self.hparams['weight_decay'],
         )
+        schedule = Schedule(**(self.hparams.get('schedule') or {}))
         steps = max(1, int(self.trainer.estimated_stepping_batches))
-        warmup = max(1, round(_WARMUP * steps))
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (
-                1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup)))
-            )
-
-        scheduler = LambdaLR(optimizer, factor)
+        growth = 1.0 if schedule.lr_batch is None else schedule.growth(self.samples_per_step())
+        scheduler = LambdaLR(optimizer, lambda step: growth * schedule.factor(step, steps=steps))
         return {
             'optimizer': optimizer,
             'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
         }
+
+    def samples_per_step(self) -> int:
+        """Samples of an optimiser step: the batch, times ranks, times accumulated batches.
+
+        Raises:
+            ValueError: If the loader does not say its batch size.
+        """
+        size = getattr(self.trainer.train_dataloader, 'batch_size', None)
+        if size is None:
+            raise ValueError(
+                'lr_batch scales the learning rate with the batch, and the training loader has no '
+                'batch_size; leave lr_batch out'
+            )
+        return int(size) * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters with their own learning rates; by default all that are trained, in one."""

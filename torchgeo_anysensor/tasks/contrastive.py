@@ -16,6 +16,7 @@ from ..types import MultiSensorSample, SensorSample
 from .base import EncoderPretraining, spread_rows
 from .places import axes_of_patches, places_of_tokens
 from .reconstruction import MaskedBandReconstruction
+from .schedule import Schedule
 
 #: What is compared: whole patches, or ground tokens.
 Level = Literal['patch', 'token']
@@ -50,6 +51,7 @@ class CrossSensorContrastive(EncoderPretraining):
         private_dim: int = 0,
         lr: float = 1e-3,
         weight_decay: float = 0.05,
+        schedule: Schedule | None = None,
     ) -> None:
         """Make the task.
 
@@ -69,6 +71,7 @@ class CrossSensorContrastive(EncoderPretraining):
                 are kept from correlating with the others.
             lr: Peak learning rate.
             weight_decay: Of AdamW.
+            schedule: How the learning rate moves; by default as :class:`.Schedule` does.
 
         Raises:
             ValueError: If no feature is left for the contrast.
@@ -80,7 +83,7 @@ class CrossSensorContrastive(EncoderPretraining):
                 'features of the encoder'
             )
         loss = CrossSensorInfoNCE() if loss is None else loss
-        self.describe_modules(encoder=encoder, loss=loss)
+        self.describe_modules(encoder=encoder, loss=loss, schedule=schedule)
         self.encoder = encoder
         self.loss = loss
         self.shared_dim = encoder.embed_dim - private_dim

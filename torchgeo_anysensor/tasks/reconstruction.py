@@ -16,6 +16,7 @@ from ..models.ground import cut_valid, cut_view
 from ..models.spectral import unit_range
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
 from .base import EncoderPretraining
+from .schedule import Schedule
 
 
 class Hidden(NamedTuple):
@@ -138,6 +139,7 @@ class MaskedAutoencoding(EncoderPretraining):
         square_m: float = 60.0,
         lr: float = 1e-3,
         weight_decay: float = 0.05,
+        schedule: Schedule | None = None,
     ) -> None:
         """Make the task.
 
@@ -148,9 +150,10 @@ class MaskedAutoencoding(EncoderPretraining):
             square_m: Width of a hidden square of ground in metres.
             lr: Peak learning rate.
             weight_decay: Of AdamW.
+            schedule: How the learning rate moves; by default as :class:`.Schedule` does.
         """
         super().__init__()
-        self.describe_modules(encoder=encoder)
+        self.describe_modules(encoder=encoder, schedule=schedule)
         self.encoder = encoder
         self.reconstruction = MaskedBandReconstruction(
             encoder.embed_dim, bands=bands, ground=ground, square_m=square_m

@@ -18,6 +18,7 @@ from ..models import LinearHead, Segmenter, SensorEncoder, encode, segment
 from ..models.pretrained import load_encoder
 from ..types import IGNORE_INDEX, MultiSensorSample, SensorSample
 from .base import SensorTask, joint_views, sensor_views
+from .schedule import Schedule
 
 
 class MapTask(SensorTask):
@@ -162,6 +163,7 @@ class Segmentation(MapTask):
         test_sensors: Sequence[str] | None = None,
         lr: float = 1e-3,
         weight_decay: float = 0.05,
+        schedule: Schedule | None = None,
     ) -> None:
         """Make the task.
 
@@ -172,6 +174,7 @@ class Segmentation(MapTask):
             test_sensors: Sensors that test it; by default *train_sensors*.
             lr: Peak learning rate.
             weight_decay: Of AdamW.
+            schedule: How the learning rate moves; by default as :class:`.Schedule` does.
 
         Raises:
             ValueError: If the segmenter has another number of classes.
@@ -182,7 +185,7 @@ class Segmentation(MapTask):
                 f'the segmenter has num_classes={segmenter.num_classes}, '
                 f'and classes names {len(classes)}'
             )
-        self.describe_modules(segmenter=segmenter)
+        self.describe_modules(segmenter=segmenter, schedule=schedule)
         self.segmenter = segmenter
         self.set_up_map(classes, train_sensors, test_sensors)
 
@@ -220,6 +223,7 @@ class SegmentationProbe(MapTask):
         lr: float = 1e-3,
         encoder_lr: float = 0.1,
         weight_decay: float = 0.05,
+        schedule: Schedule | None = None,
     ) -> None:
         """Make the task.
 
@@ -238,6 +242,7 @@ class SegmentationProbe(MapTask):
             lr: Peak learning rate.
             encoder_lr: That of an encoder that is not frozen, as a share of *lr*.
             weight_decay: Of AdamW.
+            schedule: How the learning rate moves; by default as :class:`.Schedule` does.
 
         Raises:
             FileNotFoundError: If the checkpoint does not exist.
@@ -246,7 +251,7 @@ class SegmentationProbe(MapTask):
         super().__init__()
         self.encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
         # From now on the encoder is described by itself, not by a path that may move
-        self.describe_modules(encoder=self.encoder, head=self.hparams['head'])
+        self.describe_modules(encoder=self.encoder, head=self.hparams['head'], schedule=schedule)
         detail = {'detail_dim': self.encoder.detail_dim} if detail_m is not None else {}
         self.head = cast(Any, head)(self.encoder.embed_dim, len(classes), **detail)
         self.freeze_encoder = freeze

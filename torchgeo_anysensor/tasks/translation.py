@@ -20,6 +20,7 @@ from ..models.fusion import NetworkBuilder, described, network_input
 from ..models.spectral import standardise
 from ..types import BAND_FACTS, MultiSensorSample, SensorSample
 from .base import PretrainingTask, sensor_views
+from .schedule import Schedule
 
 
 class Translator(nn.Module):
@@ -125,6 +126,7 @@ class SensorTranslation(PretrainingTask):
         target: str = 'sentinel2_l2a',
         lr: float = 1e-3,
         weight_decay: float = 0.05,
+        schedule: Schedule | None = None,
     ) -> None:
         """Make the task.
 
@@ -134,9 +136,10 @@ class SensorTranslation(PretrainingTask):
             target: Name of the sensor to translate it into.
             lr: Peak learning rate.
             weight_decay: Of AdamW.
+            schedule: How the learning rate moves; by default as :class:`.Schedule` does.
         """
         super().__init__()
-        self.describe_modules(translator=translator)
+        self.describe_modules(translator=translator, schedule=schedule)
         self.translator = translator
         self.source = source
         self.target = target
