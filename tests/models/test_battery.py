@@ -11,7 +11,9 @@ from torch.testing import assert_close
 
 from torchgeo_anysensor.models import (
     AnySensorViT,
+    CanonicalEncoder,
     CopernicusFMEncoder,
+    CrossSensorMoments,
     DOFAEncoder,
     Features,
     PanopticonEncoder,
@@ -25,10 +27,21 @@ from torchgeo_anysensor.models import (
     ramen_tiny,
 )
 
+
+def canonical():
+    """With a map of moments that somebody could have seen."""
+    encoder = anysensor_vit_tiny(depth=1)
+    moments, mix = CrossSensorMoments(192), torch.randn(192, 192) / 14
+    covariance = mix @ mix.T + torch.eye(192)
+    moments.update(mean=mix[0], total=covariance, within=covariance / 2 + 0.1 * torch.eye(192))
+    return CanonicalEncoder(encoder).fit(moments)
+
+
 # Builders of encoders with random weights, small enough for a test of less than a second
 BUILDERS = {
     'anysensor': lambda: anysensor_vit_tiny(depth=2),
     'anysensor_small_token_30': lambda: anysensor_vit_small(depth=1, token_m=30.0),
+    'canonical': canonical,
     'dofa': lambda: DOFAEncoder(48, depth=2, num_heads=3, patch_size=4, token_m=60.0),
     'panopticon': lambda: PanopticonEncoder(48, attn_dim=96, token_m=60.0),
     'copernicusfm': lambda: CopernicusFMEncoder(
@@ -67,7 +80,7 @@ EXCEPTIONS = {
     **{
         (builder, 'test_place_in_the_patch_does_not_matter'): POSITIONS
         for builder in BUILDERS
-        if not builder.startswith(('anysensor', 'atomizer'))
+        if not builder.startswith(('anysensor', 'canonical', 'atomizer'))
     },
     **{
         (builder, test): FIXED

@@ -17,12 +17,14 @@ from torchgeo_anysensor.losses import (
     CrossSensorVICReg,
     GramVolume,
     Symile,
+    scatter,
 )
-from torchgeo_anysensor.models import AnySensorViT, anysensor_vit_tiny, encode
+from torchgeo_anysensor.models import AnySensorViT, CanonicalEncoder, anysensor_vit_tiny, encode
 from torchgeo_anysensor.models.description import describe
 from torchgeo_anysensor.models.pretrained import build_encoder, load_encoder
 from torchgeo_anysensor.samplers import AlignedPatchSampler
 from torchgeo_anysensor.tasks import CrossSensorContrastive
+from torchgeo_anysensor.tasks.base import spread_rows
 from torchgeo_anysensor.tasks.places import axes_of_patches, places_of_tokens
 
 
@@ -69,6 +71,30 @@ def fit(task, batch, folder, *, steps):
     )
     trainer.fit(task, DataLoader([batch] * steps, batch_size=None))
     return trainer
+
+
+def test_what_sensors_agree_about_is_kept_for_the_encoder(batch, tmp_path):
+    """Every fourth step sees the batch, as it is: the checkpoint's encoder brings it out."""
+    task = make_task(lr=0.0, weight_decay=0.0, reconstruction=1.0)
+    trainer = fit(task, batch, tmp_path, steps=9)
+    assert int(task.moments.updates) == 2
+    trainer.save_checkpoint(tmp_path / 'it.ckpt')
+    raw = load_encoder(tmp_path / 'it.ckpt', canonical=False)
+    encoder = load_encoder(tmp_path / 'it.ckpt')
+    assert isinstance(raw, AnySensorViT)
+    assert isinstance(encoder, CanonicalEncoder)
+    assert encoder.signal[0] > 2 * encoder.signal[20] > 0
+
+    def agreement(encoder):
+        """Share of the variance of the first features that sensors have in common."""
+        found = {name: encode(encoder, views) for name, views in batch['sensors'].items()}
+        tokens = {n: spread_rows(f.tokens, batch['present'][n])[..., :8] for n, f in found.items()}
+        seen = {n: spread_rows(f.valid, batch['present'][n]).flatten() for n, f in found.items()}
+        it = scatter({n: x.flatten(0, 1) for n, x in tokens.items()}, seen)
+        return 1 - float(it.within.trace() / it.total.trace())
+
+    with torch.no_grad():
+        assert agreement(encoder) > 0.9 > agreement(raw)
 
 
 def test_training_makes_sensors_agree(batch, tmp_path):

@@ -145,6 +145,7 @@ class Probe(Method):
         readout: Literal['linear', 'decoder', 'finetune'] = 'linear',
         token_m: float | None = None,
         detail_m: float | None = None,
+        canonical: bool = True,
         encoder_lr: float = 0.1,
         choices: Sequence[float] | None = None,
         only: Sequence[str] | None = None,
@@ -159,6 +160,7 @@ class Probe(Method):
             readout: ``linear``, ``decoder`` or ``finetune``.
             token_m: Width of a ground token in metres; by default the encoder's own.
             detail_m: Width of a cell of the encoder's detail in metres, if that is to be read too.
+            canonical: See :func:`~..models.pretrained.load_encoder`.
             encoder_lr: Learning rate of a fine-tuned encoder, as a share of the decoder's.
             choices: Penalties (linear) or learning rates to try.
             only: See :class:`Method`.
@@ -169,6 +171,7 @@ class Probe(Method):
         self.readout = readout
         self.token_m = token_m
         self.detail_m = detail_m
+        self.canonical = canonical
         self.encoder_lr = encoder_lr
         if choices is None:
             choices = (1e-2, 1e-4, 1e-6) if readout == 'linear' else (1e-3, 3e-4, 3e-3)
@@ -263,7 +266,7 @@ class Probe(Method):
     def _fresh(self, seed: int) -> SensorEncoder:
         """The encoder before training."""
         if isinstance(self.encoder, str):
-            return load_encoder(self.encoder)
+            return load_encoder(self.encoder, canonical=self.canonical)
         if isinstance(self.encoder, Mapping):
             torch.manual_seed(seed)
             return build(SensorEncoder, self.encoder)  # type: ignore[type-abstract]
@@ -281,7 +284,7 @@ class Probe(Method):
             given = {**objective.get('init_args', {}), 'encoder': encoder}
             task = class_of(self.objective)(**given)
             train_unlabelled(task, ground, path)
-        return load_encoder(path), kept_spent(path)
+        return load_encoder(path, canonical=self.canonical), kept_spent(path)
 
 
 @lru_cache

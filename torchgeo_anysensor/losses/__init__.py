@@ -7,6 +7,7 @@ from .comparison import AllPairsInfoNCE, AnchorInfoNCE, CrossSensorVICReg, GramV
 from .contrastive import CrossSensorInfoNCE, Retrieval, retrieval_accuracy
 from .gaussian import Disagreement, disagreement_nll
 from .reconstruction import decorrelation_loss, reconstruction_loss
+from .scatter import Scatter, scatter
 
 __all__ = [
     'AllPairsInfoNCE',
@@ -16,9 +17,11 @@ __all__ = [
     'Disagreement',
     'GramVolume',
     'Retrieval',
+    'Scatter',
     'Symile',
     'decorrelation_loss',
     'disagreement_nll',
     'reconstruction_loss',
     'retrieval_accuracy',
+    'scatter',
 ]

@@ -6,6 +6,7 @@
 from .anysensor import AnySensorViT, anysensor_vit_base, anysensor_vit_small, anysensor_vit_tiny
 from .atomizer import Atomizer, atomizer_small, atomizer_tiny
 from .base import Decision, Features, Raster, Segmenter, SensorEncoder, encode, segment, to_grid
+from .canonical import CanonicalEncoder, CrossSensorMoments
 from .codes import BandCode, FourierBandCode, NanometreBandCode, PointBandCode
 from .floors import FittedSegmenter, PixelRegression, RandomConvolutions, SoftmaxRegression
 from .fusion import Attend, Concatenate, DecisionFusion, EarlyFusion, LateFusion, UNet
@@ -25,8 +26,10 @@ __all__ = [
     'Attend',
     'BandCode',
     'BandRenderer',
+    'CanonicalEncoder',
     'Concatenate',
     'CopernicusFMEncoder',
+    'CrossSensorMoments',
     'DOFAEncoder',
     'Decision',
     'DecisionFusion',

@@ -118,10 +118,8 @@ class CanonicalEncoder(SensorEncoder):
         root = torch.linalg.inv(torch.linalg.cholesky(within))  # root within root^T is 1
         signal, axes = torch.linalg.eigh(root @ (total - within) @ root.T)
         signal = signal.flip(0).clamp(min=0)
-        known = signal / (1 + signal)
-        size = (
-            (known * signal).mean().sqrt().clamp(min=1e-12)
-        )  # of a feature: variance 1 on average
+        known = (signal / (1 + signal)).clamp(min=_KEPT)
+        size = (known.square() * (1 + signal)).mean().sqrt()  # root mean square of the features
         weight = (root.T @ axes.flip(1)) * known / size / spread[:, None]
         self.mean.copy_(mean)
         self.weight.copy_(weight)

@@ -49,14 +49,18 @@ def build(description: Mapping[str, Any]) -> Any:
         ValueError: If the class is not found in this package or in a module that is already
             imported (a file must not make Python import others).
     """
-    init_args = {key: _class(value) for key, value in (description.get('init_args') or {}).items()}
+    init_args = {key: _built(value) for key, value in (description.get('init_args') or {}).items()}
     return _named(description['class_path'])(**init_args)
 
 
-def _class(value: Any) -> Any:
-    """The class that a description without arguments names; anything else as it is."""
-    named = isinstance(value, Mapping) and value.keys() == {'class_path'}
-    return _named(value['class_path']) if named else value
+def _built(value: Any) -> Any:
+    """What a description among arguments says; anything else as it is.
+
+    With arguments it is a module, and without any the class itself.
+    """
+    if not isinstance(value, Mapping) or 'class_path' not in value:
+        return value
+    return build(value) if 'init_args' in value else _named(value['class_path'])
 
 
 def _named(path: str) -> Any:
@@ -84,7 +88,12 @@ def without_weights(description: Mapping[str, Any]) -> dict[str, Any]:
 
     For a model whose own weights are loaded next.
     """
-    init_args = dict(description.get('init_args') or {})
+    init_args = {
+        key: without_weights(value)
+        if isinstance(value, Mapping) and 'init_args' in value
+        else value
+        for key, value in (description.get('init_args') or {}).items()
+    }
     if 'weights' in init_args:
         init_args['weights'] = None
     return {'class_path': description['class_path'], 'init_args': init_args}

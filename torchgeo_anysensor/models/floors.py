@@ -31,14 +31,19 @@ class SoftmaxRegression(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, num_features: int, num_classes: int) -> None:
+    def __init__(
+        self, num_features: int, num_classes: int, *, groups: Sequence[int] | None = None
+    ) -> None:
         """Make a regression that finds all classes alike likely.
 
         Args:
             num_features: Number ``F`` of features.
             num_classes: Number ``K`` of classes.
+            groups: Numbers of features that have one unit, and so are divided by one number; their
+                sum is ``F``. By default each feature is divided by its own deviation.
         """
         super().__init__()
+        self.groups = list(groups) if groups else [1] * num_features
         self.register_buffer('mean', torch.zeros(num_features))
         self.register_buffer('std', torch.ones(num_features))
         self.linear = nn.Linear(num_features, num_classes)
@@ -87,7 +92,8 @@ class SoftmaxRegression(nn.Module):
         if val is None and len(penalties) > 1:
             raise ValueError(f'choosing from penalties={penalties} needs val')
         self.mean.copy_(x.double().mean(dim=0))
-        std = x.double().std(dim=0, unbiased=False)
+        variances = torch.split(x.double().var(dim=0, unbiased=False), self.groups)
+        std = torch.cat([each.mean().sqrt().expand(len(each)) for each in variances])
         self.std.copy_(torch.where(std > 1e-6, std, 1.0))  # a constant feature stays 0
         z = (x.double() - self.mean) / self.std
         solution = self.linear.weight.double(), self.linear.bias.double()
@@ -142,7 +148,12 @@ class FittedSegmenter(Segmenter):
     """A regression on fixed features of each pixel: fitted, not trained."""
 
     def __init__(
-        self, num_classes: int, bands: dict[str, int] | None, *, num_features: int, seed: int
+        self,
+        num_classes: int,
+        bands: dict[str, int] | None,
+        *,
+        num_features: int | Sequence[int],
+        seed: int,
     ) -> None:
         """Make the model.
 
@@ -150,7 +161,8 @@ class FittedSegmenter(Segmenter):
             num_classes: Number of classes.
             bands: Number of bands of each sensor, over all its grids, to use all together; if None,
                 the six common bands of each sensor by itself.
-            num_features: Number ``F`` of features of a pixel.
+            num_features: Number ``F`` of features of a pixel, or numbers of those that have one
+                unit; see ``groups`` of :class:`SoftmaxRegression`.
             seed: Of all draws.
         """
         super().__init__()
@@ -158,7 +170,9 @@ class FittedSegmenter(Segmenter):
         self.bands = dict(bands) if bands else None
         self.seed = seed
         self.init_args = {'num_classes': num_classes, 'bands': self.bands, 'seed': seed}
-        self.regression = SoftmaxRegression(num_features, num_classes)
+        groups = None if isinstance(num_features, int) else num_features
+        total = num_features if isinstance(num_features, int) else sum(num_features)
+        self.regression = SoftmaxRegression(total, num_classes, groups=groups)
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:

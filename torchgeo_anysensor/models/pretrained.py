@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 from .base import SensorEncoder
+from .canonical import CanonicalEncoder, CrossSensorMoments
 from .description import build, without_weights
 
 #: Where a task keeps its encoder, and so how its weights are named in a checkpoint.
 ENCODER_PREFIX = 'encoder.'
+#: Where a task keeps what it saw sensors agree about.
+MOMENTS_PREFIX = 'moments.'
 
 
 def build_encoder(description: Mapping[str, Any]) -> SensorEncoder:
@@ -37,11 +40,13 @@ def build_encoder(description: Mapping[str, Any]) -> SensorEncoder:
     return encoder
 
 
-def load_encoder(path: str | Path) -> SensorEncoder:
+def load_encoder(path: str | Path, *, canonical: bool = True) -> SensorEncoder:
     """Load the encoder out of a checkpoint that a task of this package wrote.
 
     Args:
         path: The ``.ckpt`` file, or a folder of :meth:`SensorEncoder.save_pretrained`.
+        canonical: Of a cross-sensor pretraining, bring the features to what sensors agree about
+            (:class:`CanonicalEncoder`); if not, they are as they were trained.
 
     Returns:
         The encoder with its weights, in evaluation mode, on the CPU.
@@ -66,16 +71,22 @@ def load_encoder(path: str | Path) -> SensorEncoder:
             'expected one of CrossSensorContrastive or SegmentationProbe'
         )
     encoder = build_encoder(without_weights(description))
-    weights = {
-        key.removeprefix(ENCODER_PREFIX): value
-        for key, value in checkpoint['state_dict'].items()
-        if key.startswith(ENCODER_PREFIX)
-    }
+    weights = _under(ENCODER_PREFIX, checkpoint['state_dict'])
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
             f'{path}: the weights do not fit the encoder it describes: {error}'
         ) from None
+    moments = _under(MOMENTS_PREFIX, checkpoint['state_dict'])
+    if canonical and moments and int(moments['updates']):
+        seen = CrossSensorMoments(encoder.embed_dim)
+        seen.load_state_dict(moments)
+        encoder = CanonicalEncoder(encoder).fit(seen)
     encoder.run = checkpoint.get('run')
     return encoder.eval()
+
+
+def _under(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a state dict under a prefix, without it."""
+    return {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}

@@ -22,7 +22,8 @@ class TokenRegression(FittedSegmenter):
     """Logistic regression on the features of a frozen encoder, fitted to convergence.
 
     Tokens are interpolated to the pixels of the map, which for a linear map is the same as to
-    interpolate its logits. All views of all sensors are encoded together.
+    interpolate its logits. All views of all sensors are encoded together. The features keep their sizes
+    against each other: an encoder says by them what counts.
     """
 
     def __init__(
@@ -43,9 +44,8 @@ class TokenRegression(FittedSegmenter):
             detail_m: Width of a cell of the encoder's detail in metres, if that is to be read too.
             seed: Of the draw of pixels.
         """
-        detail_dim = encoder.detail_dim if detail_m is not None else 0
-        num_features = encoder.embed_dim + detail_dim
-        super().__init__(num_classes, None, num_features=num_features, seed=seed)
+        groups = [encoder.embed_dim] + ([encoder.detail_dim] if detail_m is not None else [])
+        super().__init__(num_classes, None, num_features=groups, seed=seed)
         self.encoder = encoder.requires_grad_(False).eval()
         self.token_m = token_m
         self.detail_m = detail_m

@@ -10,8 +10,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ..losses import CrossSensorInfoNCE, decorrelation_loss, retrieval_accuracy
-from ..models import Features, SensorEncoder, encode
+from ..losses import CrossSensorInfoNCE, decorrelation_loss, retrieval_accuracy, scatter
+from ..models import CrossSensorMoments, Features, SensorEncoder, encode
 from ..types import MultiSensorSample, SensorSample
 from .base import EncoderPretraining, spread_rows
 from .places import axes_of_patches, places_of_tokens
@@ -21,6 +21,9 @@ from .schedule import Schedule
 #: What is compared: whole patches, or ground tokens.
 Level = Literal['patch', 'token']
 
+#: Every so many training steps the moments see a batch, which takes a further pass without gradient.
+_OBSERVED = 4
+
 
 class CrossSensorContrastive(EncoderPretraining):
     """Contrastive pretraining of one encoder with any number of sensors.
@@ -28,7 +31,9 @@ class CrossSensorContrastive(EncoderPretraining):
     Each sensor of a batch is encoded by itself. Its patch, and each of its ground tokens, must find
     the mean of the *other* sensors at the same place among those of the batch, in which a sensor
     counts for a patch by the share of it that it saw. The encoder is not told when and where that
-    is, from which alone sensors could agree; the loss is told where. Logs ``loss``,
+    is, from which alone sensors could agree; the loss is told where. Beside it the task keeps the moments
+    of the ground tokens, from which :func:`~..models.load_encoder` finds the features that sensors
+    agree about. Logs ``loss``,
     ``retrieval`` (top-1 accuracy of the patch against the other sensors) and ``chance`` (what
     guessing reaches) for train and val.
     """
@@ -86,6 +91,8 @@ class CrossSensorContrastive(EncoderPretraining):
         self.describe_modules(encoder=encoder, loss=loss, schedule=schedule)
         self.encoder = encoder
         self.loss = loss
+        self.moments = CrossSensorMoments(encoder.embed_dim)
+        self._steps = 0
         self.shared_dim = encoder.embed_dim - private_dim
         self.patch_projection: nn.Module = _projection(self.shared_dim, projection_dim)
         self.token_projection: nn.Module = _projection(self.shared_dim, projection_dim)
@@ -129,6 +136,8 @@ class CrossSensorContrastive(EncoderPretraining):
             )
         features, others = self._look(batch)
         present = {name: batch['present'][name].to(self.device) for name in features}
+        if self.training:
+            self._observe(batch, present)
         patches, seen, weight = self._patches(features, present)
         where = axes_of_patches(batch['sensors'], present)
         values, projected = self._compare('patch', patches, seen, weight=weight, place=where[:, 0])
@@ -187,6 +196,20 @@ class CrossSensorContrastive(EncoderPretraining):
             apart = [decorrelation_loss(*_split(x, self.shared_dim)) for x in known]
             others['decorrelation_loss'] = torch.stack(apart).mean()
         return features, others
+
+    @torch.no_grad()
+    def _observe(self, batch: MultiSensorSample, present: Mapping[str, Tensor]) -> None:
+        """Take the ground tokens of some batches into the moments: of whole views, in float32."""
+        self._steps += 1
+        if self._steps % _OBSERVED:
+            return
+        with torch.autocast(self.device.type, enabled=False):
+            features = self(batch)
+        tokens = {n: spread_rows(f.tokens, present[n]).flatten(0, 1) for n, f in features.items()}
+        seen = {n: spread_rows(f.valid, present[n]).flatten() for n, f in features.items()}
+        found = scatter(tokens, seen)
+        if found.places:
+            self.moments.update(mean=found.mean, total=found.total, within=found.within)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The encoder with its projections, and the loss, which has no weight decay."""
