@@ -246,7 +246,7 @@ def test_simulate_writes_and_refuses_what_is_there(tmp_path, capsys, monkeypatch
     made = []
     monkeypatch.setattr(simulate, 'simulate_scenes', lambda root, **k: made.append((root, k)))
     main(['simulate', str(tmp_path / 'new'), '--seed', '4', '--places', '1'])
-    assert made == [(tmp_path / 'new', {'seed': 4, 'places': 1})]
+    assert made == [(tmp_path / 'new', {'seed': 4, 'places': 1, 'spectrometer': False})]
     monkeypatch.undo()
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'file').touch()

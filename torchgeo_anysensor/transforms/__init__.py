@@ -5,5 +5,6 @@
 
 from .spatial import RandomFlipRotate
 from .spectral import RandomBandDrop
+from .virtual import VirtualSensors
 
-__all__ = ('RandomBandDrop', 'RandomFlipRotate')
+__all__ = ('RandomBandDrop', 'RandomFlipRotate', 'VirtualSensors')
