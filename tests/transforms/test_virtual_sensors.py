@@ -100,15 +100,15 @@ def test_two_halves_of_a_box_give_the_box():
 
 
 @pytest.mark.parametrize(
-    ('widths', 'within'), [((0.03, 0.03), 0.03), ((0.02, 0.02, 0.02), 0.03), ((0.02, 0.05), 0.08)]
+    ('widths', 'within'), [((0.03, 0.03), 0.03), ((0.02, 0.02, 0.02), 0.03), ((0.02, 0.05), 0.085)]
 )
 def test_width_of_merged_bands_is_that_of_their_summed_responses(widths, within):
     """Of Gaussians side by side, summed on a fine grid."""
-    width = torch.tensor(widths)
+    width = torch.tensor(widths, dtype=torch.float64)
     centre = 0.5 + width.cumsum(0) - width / 2
-    one = view(centre) | {'bandwidth': width}
+    one = view(centre.float()) | {'bandwidth': width.float()}
     (made,) = draws(one, 1, merge=1, subset=0)
-    um = torch.linspace(0.3, 0.9, 60_001)
+    um = torch.linspace(0.3, 0.9, 60_001, dtype=torch.float64)
     response = torch.exp(-(((um[:, None] - centre) * 2.355 / width) ** 2) / 2).sum(1)
     above = um[response >= response.max() / 2]
     assert float(made['bandwidth']) == pytest.approx(float(above[-1] - above[0]), rel=within)

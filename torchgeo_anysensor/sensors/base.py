@@ -181,7 +181,7 @@ def read_sensor(path: str | Path) -> Sensor:
         A sensor by the name of the file.
 
     Raises:
-        ValueError: If there is no such file, a column is missing or not known, or a number is none
+        ValueError: If there is no such file, no band in it, a column is missing or not known, or a number is none
             or outside of what its unit allows.
     """
     path = Path(path)
@@ -191,9 +191,11 @@ def read_sensor(path: str | Path) -> Sensor:
     usual: dict[str, Any] = {'common_name': None, 'scale': 1.0, 'offset': 0.0}
     with path.open(newline='') as file:
         rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f'{path} has no band')
     try:
         bands = [
-            Band(**usual | {k: float(v) if k in numbers else v for k, v in row.items()})
+            Band(**usual | {k: float(v) if k in numbers else v for k, v in row.items() if v != ''})
             for row in rows
         ]
     except (TypeError, ValueError) as error:
