@@ -41,19 +41,20 @@ class VirtualSensors(nn.Module):
 
     - **Spectra**: a view of many bands side by side (an imaging spectrometer) is seen through 3 to
       20 Gaussian responses of random centre, and of a width between that of the bands there and
-      0.15 um. A response ends where its run of touching bands ends.
+      0.15 um. A response ends where its run of neighbouring bands ends.
     - **Merged bands**, of any other view: neighbours become one wider band. They are neighbours if
-      they are of one kind (reflectance or kelvin) and no gap between them is wider than the wider
-      of the two.
-    - **A subset** of the bands; one always stays.
+      they are of one kind (reflectance or kelvin) and the gap between them is not wider than the
+      wider of the two.
+    - **A subset** of these bands; one always stays.
     - **Coarser pixels**: valid pixels are averaged by area, by a whole factor that divides rows and
       columns. If none does that stays within *max_gsd_m*, the view keeps its pixels.
 
     A new band is a weighted mean of the old ones in the same pixel, with weights ``w`` of sum 1, and
     its centre is the same mean of their centres. Merged bands weigh as much as they are wide, and
-    reach from the lowest to the highest wavelength at which one of them has half of its height: for
-    two halves of a box that gives the box, and for touching Gaussians the full width at half maximum
-    of their sum, to 3 % if they are equally wide and to 8 % if one is 2.5 times as wide. The width of a drawn response is that of a Gaussian of the same variance,
+    reach from the lowest to the highest wavelength at which one of them has half of its height. For
+    two halves of a box that gives the box; for Gaussians side by side the full width at half maximum
+    of their sum, to 3 % if they are equally wide, and to 8 % if one is 2.5 times as wide. The width
+    of a drawn response is that of a Gaussian of the same variance,
     ``2.355 * sqrt(sum(w * (s**2 + (c - centre)**2)))`` with the centres ``c`` and standard
     deviations ``s`` of the bands. The ground sample distance is the greatest of the bands joined,
     and at least the size of the pixels.
