@@ -180,6 +180,9 @@ def test_nothing_of_invalid_pixels_leaks(wavelength, min_valid):
     for a, b in zip(*(draws(v, coarsen=1, min_valid=min_valid) for v in (clean, dirty))):
         assert torch.equal(a['valid'], b['valid'])
         assert torch.equal(a['image'], b['image'])
+        # Holes neither darken the mean of the others nor hold anything
+        expected = linear(a['wavelength'])[:, None, None] * a['valid'][:, None]
+        assert torch.allclose(a['image'] * a['valid'][:, None], expected, rtol=1e-5)
         assert not a['image'][~a['valid'][:, None].expand_as(a['image'])].any()
         factor = 24 // a['valid'].shape[-1]
         share = clean['valid'].unfold(1, factor, factor).unfold(2, factor, factor)
@@ -200,6 +203,11 @@ def test_encoder_takes_every_draw():
             features = encode(encoder, some)
             assert features.grid == (8, 8)
             assert features.tokens.isfinite().all()
+
+
+def test_one_band_always_stays():
+    for made in draws(view(), subset=0.99):
+        assert made['image'].shape[1] >= 1
 
 
 def test_torch_decides_the_draw():
