@@ -79,8 +79,9 @@ def shared_data() -> Iterator[Path]:
 
 @pytest.fixture(scope='session')
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Simulated scenes of one place, 1.2 km wide."""
-    return simulate_scenes(tmp_path_factory.mktemp('demo') / 'scenes', places=1, size_m=1200)
+    """Simulated scenes of one place, 1.2 km wide, with spectra."""
+    root = tmp_path_factory.mktemp('demo') / 'scenes'
+    return simulate_scenes(root, places=1, size_m=1200, spectrometer=True)
 
 
 @pytest.fixture(scope='session')

@@ -20,7 +20,8 @@ EXAMPLES = [
 @pytest.mark.parametrize('code', EXAMPLES)
 def test_example_runs(code, tmp_path, monkeypatch, demo, capsys):
     (tmp_path / 'data').mkdir()
-    (tmp_path / 'data' / 'demo').symlink_to(demo)
+    for name in ('demo', 'spectra'):
+        (tmp_path / 'data' / name).symlink_to(demo)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, 'example', 'exec'), {})  # noqa: S102
     promised = re.findall(r'# prints (.+)', code)

@@ -170,6 +170,18 @@ def test_comparison_runs_every_method_once_and_reports(workplace, capsys):
     assert f'{len({(r["method"], r["case"]) for r in rows})} cells' in again
 
 
+def test_comparison_of_virtual_sensors_runs(workplace, demo):
+    (workplace / 'data' / 'spectra').symlink_to(demo)
+    config = miniature(ROOT / 'conf/virtual_compare.yaml', ['LeaveOut'])
+    del config['methods']['no change'], config['methods']['band drop']  # as in conf/compare.yaml
+    config['data']['init_args']['split'] |= {'size': 480, 'buffer': 60}
+    Path('small.yaml').write_text(yaml.safe_dump(config))
+    main(['compare', '--config', 'small.yaml'])
+    with Path('logs/virtual_compare/results.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row['method'] for row in rows} == set(config['methods'])
+
+
 def test_comparison_says_why_nothing_is_finished(workplace, capsys):
     leak = ['--data.init_args.split={size: 480, buffer: 0}', '--seeds=[0]', '--workers=0']
     with pytest.raises(SystemExit, match='2'):
@@ -281,7 +293,7 @@ def test_simulate_writes_and_refuses_what_is_there(tmp_path, capsys, monkeypatch
     made = []
     monkeypatch.setattr(simulate, 'simulate_scenes', lambda root, **k: made.append((root, k)))
     main(['simulate', str(tmp_path / 'new'), '--seed', '4', '--places', '1'])
-    assert made == [(tmp_path / 'new', {'seed': 4, 'places': 1})]
+    assert made == [(tmp_path / 'new', {'seed': 4, 'places': 1, 'spectrometer': False})]
     monkeypatch.undo()
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'file').touch()

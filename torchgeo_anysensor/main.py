@@ -9,18 +9,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
-def write_scenes(root: Path, *, seed: int = 0, places: int = 3) -> None:
+def write_scenes(root: Path, *, seed: int = 0, places: int = 3, spectrometer: bool = False) -> None:
     """Simulate scenes and say so.
 
     Args:
         root: Folder to make.
         seed: Same seed, same bytes.
         places: Number of places.
+        spectrometer: See :func:`~.simulate.simulate_scenes`.
     """
     from .simulate import simulate_scenes
 
     print(f'No data in {root}: writing simulated scenes there (about half a minute) ...')
-    simulate_scenes(root, seed=seed, places=places)
+    simulate_scenes(root, seed=seed, places=places, spectrometer=spectrometer)
     size = sum(file.stat().st_size for file in root.rglob('*') if file.is_file())
     print(f'Wrote {size / 1e6:.0f} MB of simulated scenes to {root}')
 
@@ -35,9 +36,12 @@ def simulate(args: Sequence[str]) -> None:
     parser.add_argument('dir', type=Path, help='folder to write; must not exist or be empty')
     parser.add_argument('--seed', type=int, default=0, help='same seed, same bytes')
     parser.add_argument('--places', type=int, default=3, help='number of places of 6 km x 6 km')
-    options = parser.parse_args(args)
+    parser.add_argument(
+        '--spectrometer', action='store_true', help='write the files of an imaging spectrometer too'
+    )
+    options = vars(parser.parse_args(args))
     try:
-        write_scenes(options.dir, seed=options.seed, places=options.places)
+        write_scenes(options.pop('dir'), **options)
     except ValueError as error:
         parser.error(str(error))
 

@@ -7,7 +7,8 @@ Letters in the shapes, here and in the whole package: ``B`` batch, ``C`` bands, 
 columns of a view, ``N`` ground tokens, ``D`` features of a token, ``K`` classes.
 """
 
-from typing import NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict, cast
 
 from torch import Tensor
 
@@ -16,6 +17,9 @@ IGNORE_INDEX = 255
 
 #: Facts of the bands of a view: kept once for a batch in which all samples agree on them.
 BAND_FACTS = ('wavelength', 'bandwidth', 'gsd')
+
+#: Bands with a longer wavelength, in micrometres, hold emitted light in kelvin.
+THERMAL_FROM_UM = 3.0
 
 
 class SensorSample(TypedDict):
@@ -72,3 +76,20 @@ class MultiSensorSample(TypedDict):
     mask: NotRequired[Tensor]
     #: ``(B,)`` bool for each sensor: the samples of the batch that the sensor saw.
     present: NotRequired[dict[str, Tensor]]
+
+
+def take_bands(view: SensorSample, keep: Tensor) -> SensorSample:
+    """Choose bands of a view, with their facts.
+
+    Args:
+        view: A view, batched or not.
+        keep: ``(C,)`` bool.
+
+    Returns:
+        A new view; the given one is left as it is.
+    """
+    values = cast(Mapping[str, Tensor], view)
+    chosen = keep.nonzero().squeeze(1).to(view['image'].device)
+    taken = {fact: values[fact].index_select(-1, chosen) for fact in BAND_FACTS}
+    taken['image'] = view['image'].index_select(-3, chosen)
+    return cast(SensorSample, {**view, **taken})

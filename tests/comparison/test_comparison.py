@@ -47,6 +47,7 @@ from torchgeo_anysensor.datasets import LabelRaster, LandsatC2L2, MultiSensorDat
 from torchgeo_anysensor.models import Features, SensorEncoder, to_grid
 from torchgeo_anysensor.samplers import BlockSplit
 from torchgeo_anysensor.samplers.splits import Splits
+from torchgeo_anysensor.transforms import RandomBandDrop
 
 S2, L8 = 'sentinel2_l2a', 'landsat_c2l2'
 CLASSES = [f'class {number}' for number in range(9)]
@@ -322,6 +323,29 @@ def test_what_a_method_lacks_leaves_it_out():
     assert 'needs swir16, swir22' in regression.cannot(case, case.tests[0])
     objective = {'class_path': 'torchgeo_anysensor.tasks.CrossSensorContrastive'}
     assert 'one sensor alone' in Probe(Spectrum(), objective=objective).cannot(case, case.tests[0])
+
+
+def test_transforms_of_a_method_are_those_of_its_pretraining_alone(data, tmp_path, monkeypatch):
+    """Without them it shares its pretraining with others; with them it has one of its own."""
+    encoder = {
+        'class_path': 'torchgeo_anysensor.models.anysensor_vit_tiny',
+        'init_args': {'depth': 1, 'token_m': 60},
+    }
+    objective = {'class_path': 'torchgeo_anysensor.tasks.CrossSensorContrastive', 'init_args': {}}
+    drop = {'class_path': 'torchgeo_anysensor.transforms.RandomBandDrop', 'init_args': {'p': 0.5}}
+    plain, again = (Probe(encoder, objective=objective) for _ in range(2))
+    changed = Probe(encoder, objective=objective, transforms=[drop])
+    (cell, *_), _ = plan({'changed': changed}, [PROTOCOL], [0], [S2, L8])
+    budget = Budget(pretrain_steps=1, pretrain_batch_size=2, trials=1)
+    names = [m.prepared(cell.case, budget, 0) for m in (plain, again, changed)]
+    assert names[0] == names[1] != names[2]
+    drawn = []
+    monkeypatch.setattr(RandomBandDrop, '_drop', lambda self, view: drawn.append(self.p) or view)
+    patches = read_patches(data, replace(data.split, seed=0))
+    ground = ground_of(cell, patches, classes=CLASSES, budget=budget, keep=tmp_path)
+    run_cell(cell, changed, ground, patches['test'])
+    # Two sensors on three grids, for the step and for the count of its operations
+    assert drawn == 6 * [0.5]
 
 
 def test_hyper_parameters_are_chosen_on_the_ground_of_the_training(data, tmp_path):

@@ -43,6 +43,14 @@ def test_bands_come_in_the_order_of_the_file(stack):
     assert dataset[dataset.bounds]['wavelength'].tolist() == pytest.approx([0.6646, 0.5598, 0.4927])
 
 
+def test_by_default_a_file_holds_the_bands_of_the_table(stack, tmp_path):
+    table = tmp_path / 'bands.csv'
+    table.write_text('name,center_wavelength_um,fwhm_um,gsd_m\nb,0.6,0.01,10\na,0.5,0.02,10\n')
+    dataset = StackDataset(str(table), stack(count=2), scale=1e-4)
+    assert first_pixel(dataset) == pytest.approx([0.1, 0.2])
+    assert dataset[dataset.bounds]['wavelength'].tolist() == pytest.approx([0.6, 0.5])
+
+
 def test_select_delivers_in_its_own_order(stack):
     assert first_pixel(make(stack(), select=['B02', 'B04'])) == pytest.approx([0.3, 0.1])
 

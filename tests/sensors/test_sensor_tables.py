@@ -234,3 +234,33 @@ def test_sensor_unlike_any_other_gets_no_suggestion():
     with pytest.raises(ValueError, match='known are sentinel2_l2a') as error:
         get_sensor('xyz')
     assert 'did you mean' not in str(error.value)
+
+
+def test_table_of_bands_in_a_file(tmp_path):
+    path = tmp_path / 'mine.csv'
+    path.write_text('name,center_wavelength_um,fwhm_um,gsd_m,unit\nA,0.5,0.01,30,reflectance\n')
+    sensor = get_sensor(str(path))
+    assert sensor.name == 'mine'
+    assert sensor.bands == (Band('A', None, 0.5, 0.01, 30, 1, 0),)
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('name,center_wavelength_um,fwhm_um,gsd_m\nA,500,10,30\n', 'is it in nm'),
+        ('name,center_wavelength_um,fwhm_um\nA,0.5,0.01\n', 'gsd_m'),
+        ('name,center_wavelength_um,fwhm_um,gsd_m,color\nA,0.5,0.01,30,red\n', 'color'),
+        ('name,center_wavelength_um,fwhm_um,gsd_m\nA,blue,0.01,30\n', 'blue'),
+        ('name,center_wavelength_um,fwhm_um,gsd_m\n', 'no band'),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said(tmp_path, text, said):
+    path = tmp_path / 'mine.csv'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        get_sensor(str(path))
+
+
+def test_a_table_that_is_not_there_is_said():
+    with pytest.raises(ValueError, match='no band table nowhere'):
+        get_sensor('nowhere.csv')

@@ -19,15 +19,25 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def test_same_seed_same_bytes_with_any_number_of_workers(tmp_path):
-    first = simulate_scenes(tmp_path / 'a', seed=1, places=1, size_m=600, workers=1)
-    again = simulate_scenes(tmp_path / 'b', seed=1, places=1, size_m=600, workers=4)
-    other = simulate_scenes(tmp_path / 'c', seed=2, places=1, size_m=600)
+    options = {'places': 1, 'size_m': 600, 'spectrometer': True}
+    first = simulate_scenes(tmp_path / 'a', seed=1, workers=1, **options)
+    again = simulate_scenes(tmp_path / 'b', seed=1, workers=4, **options)
+    other = simulate_scenes(tmp_path / 'c', seed=2, **options)
     assert digests(first) == digests(again)
     assert digests(first).keys() == digests(other).keys()
     same = {name for name, digest in digests(first).items() if digests(other)[name] == digest}
     # Quality bands of a clear day, and metadata without pixels in it, do not depend on the seed
     assert not {name for name in same if '_B0' in name or '.B0' in name or 'SR_B' in name}
-    assert not {name for name in same if 'landcover_' in name}
+    assert not {name for name in same if 'landcover_' in name or 'SPECTROMETER_' in name}
+
+
+def test_the_spectrometer_changes_nothing_else(tmp_path):
+    without = digests(simulate_scenes(tmp_path / 'a', places=1, size_m=600))
+    beside = digests(simulate_scenes(tmp_path / 'b', places=1, size_m=600, spectrometer=True))
+    more = {name for name in beside if name.startswith('spectrometer/')}
+    assert len(more) == 3
+    assert beside.keys() - more == without.keys()
+    assert {name for name in without if without[name] != beside[name]} == {'README.txt'}
 
 
 def test_places_do_not_depend_on_how_many_there_are(tmp_path):

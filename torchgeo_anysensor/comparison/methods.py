@@ -7,11 +7,13 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from ..models import FittedSegmenter, SensorEncoder, SMPDecoderHead, TokenRegression
 from ..models.description import describe
@@ -142,6 +144,7 @@ class Probe(Method):
         encoder: Plain | str | SensorEncoder,
         *,
         objective: Plain | None = None,
+        transforms: Sequence[Plain] = (),
         readout: Literal['linear', 'decoder', 'finetune'] = 'linear',
         token_m: float | None = None,
         detail_m: float | None = None,
@@ -157,6 +160,8 @@ class Probe(Method):
                 the seed; or the path of a checkpoint; or an encoder, in Python.
             objective: ``class_path`` and ``init_args`` of the task that pretrains it on the
                 unlabelled patches, without ``encoder``; by default it stays as it is.
+            transforms: ``class_path`` and ``init_args`` of what changes the batches of that
+                pretraining, after the transforms of the data.
             readout: ``linear``, ``decoder`` or ``finetune``.
             token_m: Width of a ground token in metres; by default the encoder's own.
             detail_m: Width of a cell of the encoder's detail in metres, if that is to be read too.
@@ -168,6 +173,7 @@ class Probe(Method):
         super().__init__(only=only)
         self.encoder = encoder
         self.objective = objective
+        self.transforms = tuple(transforms)
         self.readout = readout
         self.token_m = token_m
         self.detail_m = detail_m
@@ -213,7 +219,8 @@ class Probe(Method):
             return None
         known = isinstance(self.encoder, str | Mapping)
         encoder = self.encoder if known else describe(self.encoder)
-        return kept_name([encoder, self.weights(), self.objective], case, budget, seed)
+        what = [encoder, self.weights(), self.objective, *self.transforms]
+        return kept_name(what, case, budget, seed)
 
     def prepare(self, ground: Ground) -> None:
         """Pretrain the encoder; see :meth:`Method.prepare`."""
@@ -283,7 +290,9 @@ class Probe(Method):
             objective: Description = self.objective
             given = {**objective.get('init_args', {}), 'encoder': encoder}
             task = class_of(self.objective)(**given)
-            train_unlabelled(task, ground, path)
+            own = [build(nn.Module, description) for description in self.transforms]
+            changed = replace(ground, transforms=(*ground.transforms, *own))
+            train_unlabelled(task, changed, path)
         return load_encoder(path, canonical=self.canonical), kept_spent(path)
 
 

@@ -23,7 +23,7 @@ from ..datamodules import MultiSensorDataModule
 from ..datasets import collate_sensors
 from ..models import to_grid
 from ..samplers import AlignedGridSampler, BlockSplit
-from ..types import BAND_FACTS, IGNORE_INDEX, MultiSensorSample, SensorSample
+from ..types import BAND_FACTS, IGNORE_INDEX, MultiSensorSample, SensorSample, take_bands
 
 #: Splits of the ground, in the order in which they are read.
 SPLITS = ('train', 'val', 'test')
@@ -144,8 +144,7 @@ def _without(view: SensorSample, without_um: Sequence[tuple[float, float]]) -> S
     keep = torch.ones_like(centre, dtype=torch.bool)
     for low, high in without_um:
         keep &= (centre < low) | (centre > high)
-    changed = {fact: cast(Mapping[str, Tensor], view)[fact][..., keep] for fact in BAND_FACTS}
-    return cast(SensorSample, {**view, **changed, 'image': view['image'][:, keep]})
+    return take_bands(view, keep)
 
 
 def _coarse(view: SensorSample, res: float | None) -> SensorSample:

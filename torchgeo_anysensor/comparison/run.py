@@ -151,8 +151,9 @@ class Job:
         """File of what a cell found."""
         budget = self.comparison.budget
         method = dict(self.plain['methods'][cell.method])
-        # Which protocols a method takes part in changes none of its results
-        init_args = {k: v for k, v in method.pop('init_args', {}).items() if k != 'only'}
+        # Which protocols a method takes part in changes none of its results, nor does an empty list
+        given = method.pop('init_args', {}).items()
+        init_args = {k: v for k, v in given if k != 'only' and v != []}
         what = [
             self.patches_path(cell.seed).stem,
             self.comparison.classes,

@@ -30,7 +30,7 @@ class StackDataset(SensorDataset):
         sensor: str | Sensor,
         paths: Paths = 'data',
         *,
-        bands: Sequence[str],
+        bands: Sequence[str] | None = None,
         scale: float | Mapping[str, float],
         offset: float | Mapping[str, float] = 0.0,
         nodata: float | None = None,
@@ -46,10 +46,12 @@ class StackDataset(SensorDataset):
         r"""Find the acquisitions and read one header of each.
 
         Args:
-            sensor: A name in :data:`~..sensors.SENSORS`, or a sensor of your own.
+            sensor: A name in :data:`~..sensors.SENSORS`, a table of bands in a file (see
+                :func:`~..sensors.read_sensor`), or a sensor of your own.
             paths: Folders to search, or files.
             bands: What each band of a file is, in the file's order: names in the sensor's table,
-                and any other name for what is not to be delivered (a quality band, say).
+                and any other name for what is not to be delivered (a quality band, say). By default
+                all bands of the sensor, in their order.
             scale: From digital number to reflectance or kelvin, for all bands or by band name.
             offset: Likewise, added after the scale.
             nodata: Value of missing pixels; by default the tag of the first file, if it has one.
@@ -72,6 +74,7 @@ class StackDataset(SensorDataset):
         # What marks clouds and saturation in the agency's files need not do so in these
         quality = (qa,) if qa is not None else ()
         self.sensor = replace(get_sensor(sensor), qa=quality, saturated=None)
+        bands = self.sensor.band_names if bands is None else bands
         self.filename_glob = filename_glob
         self.filename_regex = filename_regex
         self.date_format = date_format

@@ -13,11 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..types import SensorSample
+from ..types import THERMAL_FROM_UM, SensorSample
 from .memo import Memo
 
-#: Bands with a longer wavelength, in micrometres, hold emitted light in kelvin.
-THERMAL_FROM_UM = 3.0
 #: Cycles per e-fold of the wavelength: lowest and highest of the 64 frequencies.
 WAVELENGTH_CYCLES = (0.15, 6.0)
 #: Cycles per e-fold of the ground sample distance: lowest and highest of the 8 frequencies.

@@ -3,10 +3,12 @@
 
 """What is known of a sensor, as frozen data."""
 
+import csv
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 Unit = Literal['reflectance', 'kelvin', 'celsius']
 #: Where the reflectance of a product is measured.
@@ -165,3 +167,46 @@ class Sensor:
                 f'{self.name} has no band {", ".join(unknown)}; known are {", ".join(by_name)}'
             )
         return tuple(by_name[name] for name in names)
+
+
+def read_sensor(path: str | Path) -> Sensor:
+    """Read the bands of a sensor, such as an imaging spectrometer, from a table in a CSV file.
+
+    Args:
+        path: The file. Its columns are ``name``, ``center_wavelength_um``, ``fwhm_um`` and
+            ``gsd_m``, and, if need be, the other fields of :class:`Band`. By default digital numbers
+            are reflectance.
+
+    Returns:
+        A sensor by the name of the file.
+
+    Raises:
+        ValueError: If there is no such file, no band in it, a column is missing or not known, or a number is none
+            or outside of what its unit allows.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f'there is no band table {path}')
+    numbers = {'center_wavelength_um', 'fwhm_um', 'gsd_m', 'scale', 'offset'}
+    usual: dict[str, Any] = {'common_name': None, 'scale': 1.0, 'offset': 0.0}
+    with path.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f'{path} has no band')
+    try:
+        bands = [
+            Band(**usual | {k: float(v) if k in numbers else v for k, v in row.items() if v != ''})
+            for row in rows
+        ]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{path} is no table of bands: {error}') from None
+    return Sensor(
+        name=path.stem,
+        title=path.stem,
+        bands=tuple(bands),
+        nodata=0,
+        qa=(),
+        filename_regex=r'(?P<band>.+)',
+        date_format='%Y%m%d',
+        source=path.name,
+    )

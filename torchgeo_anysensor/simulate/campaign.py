@@ -20,10 +20,18 @@ from .fields import generator, majority
 from .hls import write_hls
 from .landcover import CELL_M, Landscape, make_landscape
 from .landsat import write_landsat
-from .place import MAX_PLACES, Place, landsat_passes, make_place, sentinel2_passes
+from .place import (
+    MAX_PLACES,
+    Place,
+    landsat_passes,
+    make_place,
+    sentinel2_passes,
+    spectrometer_passes,
+)
 from .raster import write_tif
 from .safe import write_safe
 from .scene import Acquisition, Ground, Scene, make_ground, make_haze, sunlight
+from .spectrometer import write_band_table, write_spectrometer
 
 _log = logging.getLogger(__name__)
 
@@ -41,13 +49,24 @@ landsat/    Landsat 8 and 9 Collection 2 Level-2
 hls/        HLS v2.0 S30 and L30
 landcover/  land cover at 10 m on the Sentinel-2 grid; classes.csv has names and colours
 
-To make the same files again: torchgeo-anysensor simulate DIR, or simulate_scenes(DIR), with the
+{more}To make the same files again: torchgeo-anysensor simulate DIR, or simulate_scenes(DIR), with the
 same seed, places and size.
+"""
+
+_SPECTROMETER = """\
+spectrometer/  An imaging spectrometer: all bands in a GeoTIFF for each pass, bands.csv says what they are
+
 """
 
 
 def simulate_scenes(
-    root: str | Path, *, seed: int = 0, places: int = 3, size_m: int = 6000, workers: int = 2
+    root: str | Path,
+    *,
+    seed: int = 0,
+    places: int = 3,
+    size_m: int = 6000,
+    workers: int = 2,
+    spectrometer: bool = False,
 ) -> Path:
     """Write simulated scenes with known land cover as real product trees.
 
@@ -61,6 +80,8 @@ def simulate_scenes(
         places: Number of places, 1 to 6, each in a tile of its own.
         size_m: Side of a place in metres, a multiple of 60 from 600 on.
         workers: Threads that write at the same time; without effect on the files.
+        spectrometer: Write what an imaging spectrometer sees of the places as well; it takes longer
+            than all the others together.
 
     Returns:
         *root*
@@ -74,10 +95,17 @@ def simulate_scenes(
     draft = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
     try:
         (draft / 'landcover').mkdir()
+        if spectrometer:
+            (draft / 'spectrometer').mkdir()
+            write_band_table(draft / 'spectrometer')
         for number in range(places):
-            _write_place(draft, make_place(number, size_m=size_m), seed=seed, workers=workers)
+            place = make_place(number, size_m=size_m)
+            _write_place(draft, place, seed=seed, workers=workers, spectrometer=spectrometer)
         _write_classes(draft / 'landcover' / 'classes.csv')
-        text = _README.format(version=_version(), seed=seed, places=places, size_m=size_m)
+        more = _SPECTROMETER if spectrometer else ''
+        text = _README.format(
+            version=_version(), seed=seed, places=places, size_m=size_m, more=more
+        )
         (draft / 'README.txt').write_text(text)
         draft.chmod(0o755)
         if root.exists():
@@ -116,7 +144,7 @@ def _version() -> str:
         return '(not installed)'
 
 
-def _write_place(root: Path, place: Place, *, seed: int, workers: int) -> None:
+def _write_place(root: Path, place: Place, *, seed: int, workers: int, spectrometer: bool) -> None:
     """Write the truth and all products of one place."""
     _log.info('simulating place %d, tile %s', place.number, place.tile)
     landscape = make_landscape(generator(seed, 'map', place.number), size=place.cells)
@@ -132,6 +160,9 @@ def _write_place(root: Path, place: Place, *, seed: int, workers: int) -> None:
         scene = _observe(
             landscape, ground, acquisition=acquisition, place=place, seed=seed, date=date
         )
+        if acquisition.platform.code == 'SPEC':
+            write_spectrometer(root / 'spectrometer', scene, place=place, seed=seed)
+            return
         if acquisition.platform.code.startswith('S2'):
             write_safe(root / 'sentinel2', scene, place=place, seed=seed)
         else:
@@ -139,7 +170,9 @@ def _write_place(root: Path, place: Place, *, seed: int, workers: int) -> None:
         write_hls(root / 'hls', scene, place=place, seed=seed)
 
     with ThreadPoolExecutor(workers) as pool:
-        passes = (sentinel2_passes(), landsat_passes())
+        passes = [sentinel2_passes(), landsat_passes()]
+        if spectrometer:
+            passes.append(spectrometer_passes())
         jobs = [
             pool.submit(observe, acquisition, date=date)
             for of_satellite in passes

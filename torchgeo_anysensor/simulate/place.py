@@ -83,6 +83,14 @@ def landsat_passes() -> tuple[Acquisition, ...]:
     )
 
 
+def spectrometer_passes() -> tuple[Acquisition, ...]:
+    """Passes of the imaging spectrometer, two days after and one day after those of Sentinel-2."""
+    return (
+        _pass('SPEC', '2023-05-05T11:02:44', (157.0, 53.3), 0.0),
+        _pass('SPEC', '2023-07-18T11:04:10', (152.5, 58.1), 1.0),
+    )
+
+
 def _pass(code: str, time: str, sun: tuple[float, float], season: float) -> Acquisition:
     """One pass."""
     return Acquisition(PLATFORMS[code], np.datetime64(time, 's'), sun, season)

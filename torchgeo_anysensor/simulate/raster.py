@@ -69,15 +69,18 @@ def write_tif(
     colormap: dict[int, tuple[int, int, int]] | None = None,
     description: str | None = None,
 ) -> None:
-    """Write one band as a tiled GeoTIFF with deflate compression."""
-    height, width = image.shape
+    """Write one band ``(H, W)``, or several ``(C, H, W)``, as a tiled GeoTIFF with deflate compression."""
+    image = image[None] if image.ndim == 2 else image
+    count, height, width = image.shape
+    # One plane after the other where there are several, since they are read one by one
+    planes = {'interleave': 'band'} if count > 1 else {}
     with rasterio.open(
         path,
         'w',
         driver='GTiff',
         width=width,
         height=height,
-        count=1,
+        count=count,
         dtype=image.dtype.name,
         crs=f'EPSG:{grid.epsg}',
         transform=grid.transform,
@@ -88,11 +91,12 @@ def write_tif(
         compress='deflate',
         # Difference to the left neighbour: a third smaller for reflectance
         predictor=2,
+        **planes,
     ) as dst:
         # Before the pixels, or GDAL cannot mark the file as one with a palette
         if colormap:
             dst.write_colormap(1, colormap)
-        dst.write(image, 1)
+        dst.write(image)
         dst.update_tags(**(tags or {}))
         if description:
             dst.set_band_description(1, description)

@@ -29,6 +29,10 @@ _OLI_NOISE = {
     'red': (90, 22.0, 1549.5), 'nir08': (90, 14.0, 951.8), 'swir16': (100, 4.0, 247.6),
     'swir22': (100, 1.7, 85.5), 'cirrus': (50, 6.0, 367.0),
 }  # fmt: skip
+# Signal-to-noise ratio of EnMAP over ground of reflectance 0.3, by wavelength in um: the
+# specification in Guanter et al. (2015), doi:10.3390/rs70708830
+_SPECTROMETER_SNR = ((0.495, 500), (2.2, 150))
+_SPECTROMETER_REFERENCE = 0.3
 # Noise of TIRS: 0.4 K by specification, near 0.05 K in flight (the same handbook)
 _THERMAL_NOISE_K = 0.05
 
@@ -39,7 +43,7 @@ class Platform:
 
     code: str  #: S2A, S2B, LC08, LC09
     title: str  #: as ``SPACECRAFT_NAME`` or ``SPACECRAFT_ID`` in the metadata
-    rsr: tuple[str, str]  #: satellite and sensor of ``pyrsr``
+    rsr: tuple[str, str] | None  #: satellite and sensor of ``pyrsr``, if it has them
 
 
 PLATFORMS: dict[str, Platform] = {
@@ -47,6 +51,7 @@ PLATFORMS: dict[str, Platform] = {
     'S2B': Platform('S2B', 'Sentinel-2B', ('Sentinel-2B', 'MSI')),
     'LC08': Platform('LC08', 'LANDSAT_8', ('Landsat-8', 'OLI_TIRS')),
     'LC09': Platform('LC09', 'LANDSAT_9', ('Landsat-9', 'OLI_TIRS')),
+    'SPEC': Platform('SPEC', 'imaging spectrometer', None),
 }
 
 
@@ -70,7 +75,7 @@ def response(band: Band, *, platform: Platform) -> Spectrum:
     The measured response of the satellite if ``pyrsr`` has it, else a Gaussian with the centre
     and width of the band table.
     """
-    measured = _measured(*platform.rsr)
+    measured = {} if platform.rsr is None else _measured(*platform.rsr)
     # SR_B1, B01 and B8A are 1, 1 and 8A in pyrsr
     name = band.name.rpartition('B')[2].lstrip('0')
     if name in measured:
@@ -109,8 +114,19 @@ def noise_sigma(
     """
     if band.unit != 'reflectance':
         return np.full_like(reflectance, _THERMAL_NOISE_K)
+    if platform.rsr is None:
+        wavelength, snr_log = np.array(_SPECTROMETER_SNR).T
+        snr = float(np.exp(np.interp(band.center_wavelength_um, wavelength, np.log(snr_log))))
+        return _shot_noise(reflectance, _SPECTROMETER_REFERENCE, snr)
     table = _MSI_NOISE if platform.rsr[1] == 'MSI' else _OLI_NOISE
     snr, radiance, irradiance = table[band.common_name or '']
     reference = np.pi * radiance / (irradiance * np.sin(np.deg2rad(sun_elevation_deg)))
+    return _shot_noise(reflectance, reference, snr)
+
+
+def _shot_noise(
+    reflectance: NDArray[np.float32], reference: float, snr: float
+) -> NDArray[np.float32]:
+    """Standard deviation, from the signal-to-noise ratio at a reference reflectance."""
     share = np.clip(reflectance / reference, 0, None)
     return ((reference / snr) * np.sqrt((0.5 + share) / 1.5)).astype(np.float32)

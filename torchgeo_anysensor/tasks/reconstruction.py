@@ -3,7 +3,7 @@
 
 """Pretraining: what was hidden is predicted from what is left."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -14,7 +14,7 @@ from ..losses import reconstruction_loss
 from ..models import BandRenderer, Features, SensorEncoder, encode
 from ..models.ground import cut_valid, cut_view
 from ..models.spectral import unit_range
-from ..types import BAND_FACTS, MultiSensorSample, SensorSample
+from ..types import MultiSensorSample, SensorSample, take_bands
 from .base import EncoderPretraining
 from .schedule import Schedule
 
@@ -110,14 +110,11 @@ class MaskedBandReconstruction(nn.Module):
 
 def _visible(view: SensorSample, bands: Tensor, ground: Tensor) -> SensorSample:
     """A view with some of its bands on some of its ground ``(B, 1, rows, cols)``."""
-    chosen = bands.nonzero().squeeze(1)
     shown = F.interpolate(ground, view['valid'].shape[-2:], mode='nearest')[:, 0] > 0
-    out = dict(cast(Mapping[str, Tensor], view))
-    out['valid'] = valid = view['valid'] & shown
-    out['image'] = view['image'].index_select(1, chosen).masked_fill(~valid[:, None], 0.0)
-    for fact in BAND_FACTS:
-        out[fact] = out[fact].index_select(-1, chosen)
-    return cast(SensorSample, out)
+    valid = view['valid'] & shown
+    taken = take_bands(view, bands)
+    image = taken['image'].masked_fill(~valid[:, None], 0.0)
+    return cast(SensorSample, {**taken, 'image': image, 'valid': valid})
 
 
 class MaskedAutoencoding(EncoderPretraining):

@@ -6,5 +6,6 @@
 from .clouds import RandomClouds
 from .spatial import RandomFlipRotate
 from .spectral import RandomBandDrop
+from .virtual import VirtualSensors
 
-__all__ = ('RandomBandDrop', 'RandomClouds', 'RandomFlipRotate')
+__all__ = ('RandomBandDrop', 'RandomClouds', 'RandomFlipRotate', 'VirtualSensors')

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..types import MultiSensorSample, SensorSample
+from ..types import MultiSensorSample, SensorSample, take_bands
 
 
 class RandomBandDrop(nn.Module):
@@ -52,10 +52,4 @@ class RandomBandDrop(nn.Module):
         count = view['image'].shape[-3]
         keep = torch.rand(count) >= self.p
         keep[torch.randint(count, ())] = True
-        chosen = keep.nonzero().squeeze(1).to(view['image'].device)
-        out = cast(SensorSample, dict(view))
-        out['image'] = view['image'].index_select(-3, chosen)
-        out['wavelength'] = view['wavelength'].index_select(-1, chosen)
-        out['bandwidth'] = view['bandwidth'].index_select(-1, chosen)
-        out['gsd'] = view['gsd'].index_select(-1, chosen)
-        return out
+        return take_bands(view, keep)
