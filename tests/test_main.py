@@ -17,6 +17,7 @@ import yaml
 from torchgeo_anysensor import __version__, simulate
 from torchgeo_anysensor.main import main
 from torchgeo_anysensor.models import AnySensorViT
+from torchgeo_anysensor.models.pretrained import load_encoder
 from torchgeo_anysensor.sensors import SENSORS
 from torchgeo_anysensor.tasks import ProbabilisticContrastive
 
@@ -106,6 +107,13 @@ def test_baseline_trains(name, workplace):
     main(['fit', '--config', str(ROOT / f'conf/baselines/{name}.yaml'), *SHORT, *SMALL_BLOCKS])
     assert 'val_miou' in scores(f'logs/{name}')
     assert Path(f'logs/{name}/{name}.ckpt').exists()
+
+
+@pytest.mark.parametrize(('name', 'value'), [('mae', 'val_loss'), ('temporal', 'val_retrieval')])
+def test_other_pretrainings(workplace, name, value):
+    main(['fit', '--config', str(ROOT / f'conf/{name}.yaml'), *SHORT, *SMALL_BLOCKS])
+    assert value in scores(f'logs/{name}')
+    assert load_encoder(f'logs/{name}/encoder.ckpt').embed_dim == 192
 
 
 def test_pretraining_with_variances(workplace):

@@ -86,6 +86,22 @@ def test_gap_a_little_beyond_the_tolerance_does_not_count(world):
         MultiSensorDataset(pair, tolerance=pd.Timedelta(seconds=3))
 
 
+def test_another_date_of_the_same_sensor(world):
+    for day in (100, 110, 124):
+        world.hls(time=hls_time(day), size=240, bands=RED)
+    twice = {'s30': HLSS30(world.root, **BANDS), 'another date': HLSS30(world.root, **BANDS)}
+    assert days(MultiSensorDataset(twice, gaps={'another date': (1, 14)})) == [
+        {'s30': 100, 'another date': 110},
+        {'s30': 110, 'another date': 100},
+        {'s30': 124, 'another date': 110},
+    ]
+    assert days(MultiSensorDataset(twice, gaps={'another date': (12, 30)})) == [
+        {'s30': 100, 'another date': 124},
+        {'s30': 110, 'another date': 124},
+        {'s30': 124, 'another date': 110},
+    ]
+
+
 @pytest.mark.parametrize(('day', 'found'), [(165, False), (166, True), (167, False)])
 def test_date_alone_spans_its_day(world, day, found):
     world.landsat_c2l2('20200614', time=None, size=240, bands=RED)  # day 166
@@ -164,6 +180,9 @@ def pair(world):
         ({'require': 0}, r"require=0 must be 'all' or from 1 to 2, .*s30, l30"),
         ({'require': 3}, r'require=3 must be'),
         ({'tolerance': -1}, 'tolerance=-1 is negative'),
+        ({'gaps': {'s30': (1, 2)}}, r"\['s30'\] must be sensors after the first, of .*l30"),
+        ({'gaps': {'l30': (2, 1)}}, r"\['l30'\] must be"),
+        ({'gaps': {'l8': (1, 2)}}, r"\['l8'\] must be"),
         ({'tolerance': pd.Timedelta(days=-1)}, 'is negative'),
     ],
 )

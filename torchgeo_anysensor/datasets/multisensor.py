@@ -45,6 +45,7 @@ class MultiSensorDataset(GeoDataset):
         datasets: Mapping[str, SensorDataset | Sequence[SensorDataset]],
         *,
         tolerance: float | pd.Timedelta = 1.0,
+        gaps: Mapping[str, tuple[float, float]] | None = None,
         require: Literal['all'] | int = 'all',
         labels: LabelDataset | None = None,
         transforms: Callable[[MultiSensorSample], MultiSensorSample] | None = None,
@@ -56,6 +57,8 @@ class MultiSensorDataset(GeoDataset):
                 first is the reference.
             tolerance: Longest gap between the reference and another sensor, in days or as a
                 timedelta. Acquisitions known by date alone span that day.
+            gaps: Least and greatest gap in days, before or after, of sensors that are to be
+                of another date: ``{'another date': (5, 90)}``. One product may have two names.
             require: ``'all'`` sensors, or the least number of them, the reference included.
             labels: Label raster or vector; adds ``mask`` on its ``res`` if that was given, and on
                 the reference sensor's finest grid otherwise.
@@ -75,6 +78,13 @@ class MultiSensorDataset(GeoDataset):
         )
         if self.tolerance < pd.Timedelta(0):
             raise ValueError(f'tolerance={tolerance} is negative')
+        days = dict(gaps or {})
+        if wrong := [n for n in days if n not in [*self.datasets][1:] or days[n][0] > days[n][1]]:
+            raise ValueError(
+                f'gaps={days}: {wrong} must be sensors after the first, of {list(self.datasets)}, each '
+                'with its least and its greatest gap'
+            )
+        self.gaps = {n: tuple(pd.Timedelta(days=gap) for gap in days[n]) for n in days}
         self._least = len(self.datasets) if require == 'all' else int(require)
         if not 1 <= self._least <= len(self.datasets):
             raise ValueError(
@@ -158,7 +168,8 @@ class MultiSensorDataset(GeoDataset):
         sliver = (self.step if metres else self.step / METRES_PER_DEGREE) ** 2
         name, *rest = others
         remaining = {other: others[other] for other in rest}
-        for paths, common in _nearest(others[name], interval, ground, tolerance=self.tolerance):
+        gap = self.gaps.get(name, (pd.Timedelta(0), self.tolerance))
+        for paths, common in _nearest(others[name], interval, ground, within=gap):
             common = common.intersection(ground)
             if common.area < sliver:
                 continue
@@ -365,7 +376,7 @@ def _nearest(
     interval: pd.Interval,
     ground: shapely.Geometry,
     *,
-    tolerance: pd.Timedelta,
+    within: tuple[pd.Timedelta, ...],
 ) -> Iterator[tuple[tuple[str, ...], shapely.Geometry]]:
     """Acquisitions of a sensor that share ground, from the nearest in time.
 
@@ -373,7 +384,7 @@ def _nearest(
         grids: Index of each grid of the sensor, with a column ``product``.
         interval: Time of the reference acquisition.
         ground: What must be shared.
-        tolerance: Longest gap between the two time intervals.
+        within: Least and greatest gap between the two time intervals.
 
     Yields:
         Path of the acquisition on each grid and the ground that all share.
@@ -383,5 +394,5 @@ def _nearest(
     gap = gap + (interval.left - times.right).to_series().clip(lower=pd.Timedelta(0)).to_numpy()
     between = abs(times.mid - interval.mid)
     for row in between.argsort(kind='stable'):
-        if gap[row] <= tolerance:
+        if within[0] <= gap[row] <= within[1]:
             yield from _grids_of(grids, row, ground)
