@@ -48,9 +48,9 @@ WAYS: dict[str, tuple[Callable[[SensorEncoder], EncoderPretraining] | None, bool
     'untrained': (None, False),
     'Sentinel-2 alone, reconstruction': (MaskedAutoencoding, True),
     '(a) contrast': (contrastive(), False),
-    '(b) contrast, reconstruction': (contrastive(reconstruction=1.0), False),
+    '(b) contrast, reconstruction': (contrastive(reconstruction=3.0), False),
     '(c) contrast, reconstruction, private part': (
-        contrastive(reconstruction=1.0, private_dim=24),
+        contrastive(reconstruction=3.0, private_dim=24),
         False,
     ),
 }

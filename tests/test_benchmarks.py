@@ -142,3 +142,33 @@ def test_memory_of_a_step(benchmark, capsys):
     assert mib['chunks of 2'] < 0.8 * mib['plain']
     assert mib['checkpointing, chunks of 2'] <= mib['chunks of 2']
     assert all(float(row[3]) > 0 for row in table)
+
+
+def test_retention_of_what_one_sensor_sees(benchmark, demo, tmp_path, capsys):
+    retention = benchmark('retention')
+    small = {'steps': 4, 'batch': 2, 'train': 8, 'held-out': 3, 'seeds': 1, 'block': 300}
+    options = [f'--{key}={value}' for key, value in small.items()]
+    out = ['--out', str(tmp_path / 'seeds.json'), '--ground', 'val', f'--data={demo}']
+    retention.main([*options, *out])
+    lines = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines()[2:]]
+    assert {'bands and squares', *retention.WAYS} <= {line[0] for line in lines}
+    assert all(float(line[1].split()[0]) <= 1 for line in lines)
+    retention.pretrain = None  # what is finished is not run again
+    retention.main([*options, *out])
+
+
+def test_traits_are_seen_by_the_bands_at_their_wavelength(benchmark):
+    retention = benchmark('retention')
+    view = {
+        'image': torch.zeros(3, 24, 24),
+        'valid': torch.ones(24, 24, dtype=torch.bool),
+        'wavelength': torch.tensor([0.56, 0.74, 1.61]),
+    }
+    sample = {'sensors': {'sentinel2_l2a': (view,), 'hls_s30': (view,)}}
+    changed = retention.with_traits(sample, seed=0)
+    assert list(changed['sensors']) == ['sentinel2_l2a']
+    green, red_edge, infrared = changed['sensors']['sentinel2_l2a'][0]['image']
+    assert green.abs().max() < 1e-6
+    alone, shared = 0.03 * changed['mask']
+    assert torch.allclose(red_edge, alone, atol=1e-6)
+    assert torch.allclose(infrared, shared, atol=1e-6)

@@ -18,41 +18,41 @@ def cells():
 
 
 def test_loss_is_that_of_a_loop(cells):
-    predicted, target, hidden = cells
+    predicted, target, known = cells
     losses = []
     for band in range(3):
-        there = hidden[:, :, band]
+        there = known[:, :, band]
         truth, guess = target[:, :, band][there], predicted[:, :, band][there]
         spread = truth.std(correction=0)
         losses.append(F.smooth_l1_loss(guess / spread, truth / spread))
-    assert_close(reconstruction_loss(predicted, target, hidden), torch.stack(losses).mean())
+    assert_close(reconstruction_loss(predicted, target, known), torch.stack(losses).mean())
 
 
-def test_what_is_visible_or_unknown_does_not_count(cells):
-    predicted, target, hidden = cells
-    expected = reconstruction_loss(predicted, target, hidden)
-    unknown = torch.where(hidden, target, torch.nan)
-    wrong = torch.where(hidden, predicted, 1e6).requires_grad_()
-    actual = reconstruction_loss(wrong, unknown, hidden)
+def test_what_is_unknown_does_not_count(cells):
+    predicted, target, known = cells
+    expected = reconstruction_loss(predicted, target, known)
+    unknown = torch.where(known, target, torch.nan)
+    wrong = torch.where(known, predicted, 1e6).requires_grad_()
+    actual = reconstruction_loss(wrong, unknown, known)
     assert_close(actual, expected)
     actual.backward()
     assert wrong.grad.isfinite().all()
-    assert not wrong.grad[~hidden].any()
+    assert not wrong.grad[~known].any()
 
 
 def test_units_of_a_band_do_not_matter(cells):
-    predicted, target, hidden = cells
+    predicted, target, known = cells
     scale = torch.tensor([5.0, 2.0, 7.0])[:, None, None]
-    scaled = reconstruction_loss(predicted * scale, target * scale, hidden)
-    assert_close(scaled, reconstruction_loss(predicted, target, hidden))
+    scaled = reconstruction_loss(predicted * scale, target * scale, known)
+    assert_close(scaled, reconstruction_loss(predicted, target, known))
 
 
-def test_flat_bands_and_hidden_nothing_are_finite(cells):
-    predicted, target, hidden = cells
-    assert reconstruction_loss(predicted, target * 0, hidden).isfinite()
-    assert reconstruction_loss(predicted, target, hidden & False) == 0
-    one_band = hidden & torch.tensor([True, False, False])[:, None, None]
-    alone = reconstruction_loss(predicted[:, :, :1], target[:, :, :1], hidden[:, :, :1])
+def test_flat_bands_and_nothing_known_are_finite(cells):
+    predicted, target, known = cells
+    assert reconstruction_loss(predicted, target * 0, known).isfinite()
+    assert reconstruction_loss(predicted, target, known & False) == 0
+    one_band = known & torch.tensor([True, False, False])[:, None, None]
+    alone = reconstruction_loss(predicted[:, :, :1], target[:, :, :1], known[:, :, :1])
     assert_close(reconstruction_loss(predicted, target, one_band), alone)
 
 

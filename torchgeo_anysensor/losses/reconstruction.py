@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""How far predicted pixels are from those that were hidden.
+"""How far predicted pixels are from those that were seen.
 
 Letters as in :mod:`torchgeo_anysensor.types`.
 """
@@ -14,29 +14,29 @@ from torch import Tensor
 MIN_SPREAD = 0.05
 
 
-def reconstruction_loss(predicted: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
-    """Compare the pixels that were hidden, each band by its own spread in the batch.
+def reconstruction_loss(predicted: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Compare the pixels that are known, each band by its own spread in the batch.
 
     Smooth L1 (Huber), so that a cloud's edge that nobody masked does not rule; the mean over bands
-    that have hidden pixels, so that a band counts alike whatever its pixels are.
+    that have known pixels, so that a band counts alike whatever its pixels are.
 
     Args:
         predicted: ``(B, N, C, p, p)``.
         target: The same of what was there.
-        hidden: The same, bool: to be predicted, and known.
+        known: The same, bool.
 
     Returns:
-        ``()`` float32, 0 if nothing was hidden.
+        ``()`` float32, 0 if nothing is known.
     """
     axes = (0, 1, 3, 4)
-    target = torch.where(hidden, target.detach().float(), 0.0)
-    count = hidden.sum(dim=axes)  # (C,)
+    target = torch.where(known, target.detach().float(), 0.0)
+    count = known.sum(dim=axes)  # (C,)
     some = count.clamp(min=1)
     mean = target.sum(dim=axes) / some
-    off = torch.where(hidden, target - mean[:, None, None], 0.0)
+    off = torch.where(known, target - mean[:, None, None], 0.0)
     spread = (off.square().sum(dim=axes) / some).sqrt().clamp(min=MIN_SPREAD)[:, None, None]
     error = F.smooth_l1_loss(predicted.float() / spread, target / spread, reduction='none')
-    each = torch.where(hidden, error, 0.0).sum(dim=axes) / some
+    each = torch.where(known, error, 0.0).sum(dim=axes) / some
     return each.sum() / (count > 0).sum().clamp(min=1)
 
 

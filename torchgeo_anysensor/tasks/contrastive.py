@@ -71,7 +71,7 @@ class CrossSensorContrastive(EncoderPretraining):
             min_valid: A sensor whose valid ground tokens are fewer than this share of a patch
                 counts as absent there.
             reconstruction: Weight of :class:`.MaskedBandReconstruction`: with it, bands and ground
-                are hidden from the encoder, and predicted from all of its features.
+                are hidden from the encoder, and all pixels predicted from all of its features.
             private_dim: Features at the end of each vector that the contrast does not see, and that
                 are kept from correlating with the others.
             lr: Peak learning rate.
@@ -185,9 +185,11 @@ class CrossSensorContrastive(EncoderPretraining):
         others: dict[str, Tensor] = {}
         if self.reconstruction is not None:
             sensors = {n: [_untold(v) for v in views] for n, views in batch['sensors'].items()}
-            hidden = {name: self.reconstruction.hide(views) for name, views in sensors.items()}
-            features = {name: encode(self.encoder, h.visible) for name, h in hidden.items()}
-            own = [self.reconstruction.loss(features[n], sensors[n], hidden[n]) for n in sensors]
+            features = {
+                name: encode(self.encoder, self.reconstruction.hide(views))
+                for name, views in sensors.items()
+            }
+            own = [self.reconstruction.loss(features[name], sensors[name]) for name in sensors]
             others['reconstruction_loss'] = torch.stack(own).mean()
         if self.reconstruction is None or not self.training:
             features = self(batch)

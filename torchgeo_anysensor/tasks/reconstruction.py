@@ -1,10 +1,10 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""Pretraining: what was hidden is predicted from what is left."""
+"""Pretraining: all is predicted from what is left of it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,25 +12,20 @@ from torch import Tensor, nn
 
 from ..losses import reconstruction_loss
 from ..models import BandRenderer, Features, SensorEncoder, encode
-from ..models.ground import cut_valid, cut_view
+from ..models.ground import cut_view
 from ..models.spectral import unit_range
 from ..types import MultiSensorSample, SensorSample, take_bands
 from .base import EncoderPretraining
 from .schedule import Schedule
 
 
-class Hidden(NamedTuple):
-    """Views of one sensor with parts that an encoder shall not see."""
-
-    visible: tuple[SensorSample, ...]  #: without the hidden bands, and not valid on hidden ground
-    kept: tuple[Tensor, ...]  #: ``(C,)`` bool of each view: bands that are visible
-
-
 class MaskedBandReconstruction(nn.Module):
-    """Hide bands and ground, and predict their pixels from the tokens of what is left.
+    """Hide bands and ground, and predict all pixels from the tokens of what is left.
 
     What only one sensor sees has no other sensor to agree with; to predict it, the tokens must keep
-    it. Any band is rendered on any grid by :class:`~..models.BandRenderer`.
+    it. The pixels that were not hidden are predicted too, other than by masked autoencoders: of what only
+    one sensor sees, the tokens then kept more (docs/objectives.md). Any band is rendered on any grid
+    by :class:`~..models.BandRenderer`.
     """
 
     def __init__(
@@ -58,11 +53,14 @@ class MaskedBandReconstruction(nn.Module):
         self.square_m = square_m
         self.renderer = BandRenderer(embed_dim)
 
-    def hide(self, views: Sequence[SensorSample]) -> Hidden:
-        """Draw what is hidden of one sensor: the same ground in all of its views.
+    def hide(self, views: Sequence[SensorSample]) -> tuple[SensorSample, ...]:
+        """Hide a part of one sensor: the same ground in all of its views.
 
         Args:
             views: Batched views of one sensor.
+
+        Returns:
+            The views without the hidden bands, and not valid on the hidden ground.
         """
         counts = [view['image'].shape[1] for view in views]
         keep = torch.rand(sum(counts)) >= self.bands
@@ -73,30 +71,26 @@ class MaskedBandReconstruction(nn.Module):
         squares = [max(1, round(n * res / self.square_m)) for n in (height, width)]
         draw = torch.rand(batch, 1, *squares, device=kept[0].device)
         ground = (draw >= self.ground).float()
-        visible = [_visible(view, bands, ground) for view, bands in zip(views, kept) if bands.any()]
-        return Hidden(tuple(visible), kept)
+        return tuple(
+            _visible(view, bands, ground) for view, bands in zip(views, kept) if bands.any()
+        )
 
-    def loss(self, features: Features, views: Sequence[SensorSample], hidden: Hidden) -> Tensor:
-        """Predict what was hidden of one sensor.
+    def loss(self, features: Features, views: Sequence[SensorSample]) -> Tensor:
+        """Predict the pixels of one sensor.
 
         Args:
-            features: Of ``hidden.visible``.
+            features: Of what :meth:`hide` left of the views.
             views: Whole, as they were given to :meth:`hide`.
-            hidden: What :meth:`hide` made of them.
 
         Returns:
             ``()``, the mean over the views.
         """
         rows, _ = features.grid
-        shown = iter(hidden.visible)
         losses = []
-        for view, kept in zip(views, hidden.kept):
+        for view in views:
             token_m = view['image'].shape[-2] * float(view['res']) / rows
             cells = cut_view(view, token_m=token_m, affine=unit_range(view['wavelength']))
             target = cells.valid[:, :, None].expand(cells.pixels.shape)
-            if kept.any():
-                seen = cut_valid(next(shown), token_m=token_m).valid
-                target = target & ~(seen[:, :, None] & kept[:, None, None])
             predicted = self.renderer(
                 features.tokens,
                 view['wavelength'],
@@ -118,7 +112,7 @@ def _visible(view: SensorSample, bands: Tensor, ground: Tensor) -> SensorSample:
 
 
 class MaskedAutoencoding(EncoderPretraining):
-    """Pretraining by prediction of hidden bands and ground, each sensor by itself.
+    """Pretraining by :class:`MaskedBandReconstruction`, each sensor by itself.
 
     After masked autoencoders (He et al. 2022, arXiv 2111.06377), with bands hidden as well. Logs
     ``loss`` for train, val and test. With one sensor it works as with many.
@@ -157,7 +151,7 @@ class MaskedAutoencoding(EncoderPretraining):
         )
 
     def losses(self, batch: MultiSensorSample) -> dict[str, Tensor]:
-        """Predict what was hidden of each sensor of a batch.
+        """Predict the pixels of each sensor of a batch.
 
         Args:
             batch: Of :func:`~..datasets.collate_sensors`.
@@ -167,7 +161,6 @@ class MaskedAutoencoding(EncoderPretraining):
         """
         each = []
         for views in batch['sensors'].values():
-            hidden = self.reconstruction.hide(views)
-            features = encode(self.encoder, hidden.visible)
-            each.append(self.reconstruction.loss(features, views, hidden))
+            features = encode(self.encoder, self.reconstruction.hide(views))
+            each.append(self.reconstruction.loss(features, views))
         return {'loss': torch.stack(each).mean()}
