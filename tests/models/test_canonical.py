@@ -113,6 +113,17 @@ def test_moments_are_means_first_and_forget_then():
     assert_close(moments.mean, torch.tensor([0.75 * (0.75 * 2.5 + 1.25) + 1.5]))
 
 
+def test_small_batches_make_the_moments_of_all():
+    """Of batches with few places, much of the variance is that of their means."""
+    found, moments = features(n=400), CrossSensorMoments(4, momentum=0.0)
+    for rows in torch.arange(400).split(4):
+        it = scatter({name: x[rows] for name, x in found.items()})
+        moments.update(mean=it.mean, total=it.total, within=it.within)
+    whole = scatter(found)
+    assert_close(moments.total, whole.total, rtol=1e-3, atol=1e-3)
+    assert_close(moments.within, whole.within, rtol=1e-3, atol=1e-3)
+
+
 def test_an_encoder_that_saw_no_two_sensors_is_told_so():
     with pytest.raises(ValueError, match='0 batches'):
         CanonicalEncoder(Given()).fit(CrossSensorMoments(4))

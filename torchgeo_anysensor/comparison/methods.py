@@ -273,7 +273,8 @@ class Probe(Method):
     def _fresh(self, seed: int) -> SensorEncoder:
         """The encoder before training."""
         if isinstance(self.encoder, str):
-            return load_encoder(self.encoder, canonical=self.canonical)
+            whole = self.canonical and self.objective is None  # what is trained on starts without
+            return load_encoder(self.encoder, canonical=whole)
         if isinstance(self.encoder, Mapping):
             torch.manual_seed(seed)
             return build(SensorEncoder, self.encoder)  # type: ignore[type-abstract]

@@ -41,17 +41,14 @@ def scatter(
         ValueError: If there are fewer than two sensors, or keys or shapes disagree.
     """
     inputs = read_inputs(embeddings, present, over_ranks=True)
-    there = inputs.ranks.gather(inputs.there, dim=1)
-    z = inputs.ranks.gather(inputs.z, dim=1)  # (M, B, D)
-    together = there & (there.sum(dim=0) > 1)
-    weight = together.to(z.dtype).unsqueeze(-1)  # (M, B, 1)
-    count = weight.sum(dim=0)  # (B, 1)
-    places = int((count > 0).sum())
+    z, ranks = inputs.z, inputs.ranks
+    weight = (inputs.there & (inputs.there.sum(dim=0) > 1)).to(z.dtype).unsqueeze(-1)  # (M, B, 1)
+    seen = weight.sum(dim=0)  # (B, 1)
+    count, places = ranks.sum(torch.stack([seen.sum(), (seen > 0).sum()]))
     with torch.autocast(z.device.type, enabled=False):
-        centre = (weight * z).sum(dim=0) / count.clamp(min=1)
-        apart = (weight * (z - centre)).flatten(0, 1)
-        within = apart.T @ apart / (count.sum() - places).clamp(min=1)
-        mean = (weight * z).sum(dim=(0, 1)) / count.sum().clamp(min=1)
-        around = (weight * (z - mean)).flatten(0, 1)
-        total = around.T @ around / count.sum().clamp(min=1)
-    return Scatter(mean, total, within, places)
+        mean = ranks.sum((weight * z).sum(dim=(0, 1))) / count.clamp(min=1)
+        centre = (weight * z).sum(dim=0) / seen.clamp(min=1)
+        apart, around = ((weight * (z - x)).flatten(0, 1) for x in (centre, mean))
+        within = ranks.sum(apart.T @ apart) / (count - places).clamp(min=1)
+        total = ranks.sum(around.T @ around) / count.clamp(min=1)
+    return Scatter(mean, total, within, int(places))

@@ -7,6 +7,7 @@ Letters as in :mod:`torchgeo_anysensor.types`.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +54,10 @@ class CrossSensorMoments(nn.Module):
         """
         self.updates += 1
         weight = max(self.momentum, 1 / int(self.updates))
-        self.mean.lerp_(mean, weight)
-        self.total.lerp_(total, weight)
+        apart = mean - self.mean  # the means of batches vary too
+        self.total.lerp_(total, weight).add_(weight * (1 - weight) * torch.outer(apart, apart))
         self.within.lerp_(within, weight)
+        self.mean.lerp_(mean, weight)
 
 
 class CanonicalEncoder(SensorEncoder):
@@ -117,6 +119,9 @@ class CanonicalEncoder(SensorEncoder):
         within = within + _RIDGE * torch.eye(len(within), device=within.device)
         root = torch.linalg.inv(torch.linalg.cholesky(within))  # root within root^T is 1
         signal, axes = torch.linalg.eigh(root @ (total - within) @ root.T)
+        axes = (
+            axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+        )  # on any machine
         signal = signal.flip(0).clamp(min=0)
         known = (signal / (1 + signal)).clamp(min=_KEPT)
         size = (known.square() * (1 + signal)).mean().sqrt()  # root mean square of the features
@@ -125,6 +130,10 @@ class CanonicalEncoder(SensorEncoder):
         self.weight.copy_(weight)
         self.signal.copy_(signal)
         return self
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the encoder, with the arguments of :func:`torch.compile`."""
+        self.encoder.compile(*args, **kwargs)
 
     def forward(self, views: Sequence[SensorSample], *, token_m: float | None = None) -> Features:
         """Encode; see :meth:`SensorEncoder.forward`."""

@@ -57,7 +57,7 @@ def load_encoder(path: str | Path, *, canonical: bool = True) -> SensorEncoder:
     """
     path = Path(path)
     if path.is_dir():
-        return SensorEncoder.from_pretrained(path)
+        return _as_asked(SensorEncoder.from_pretrained(path), canonical=canonical)
     if not path.is_file():
         raise FileNotFoundError(
             f'{path}: no such checkpoint. Pretrain first (torchgeo-anysensor fit --config '
@@ -79,12 +79,21 @@ def load_encoder(path: str | Path, *, canonical: bool = True) -> SensorEncoder:
             f'{path}: the weights do not fit the encoder it describes: {error}'
         ) from None
     moments = _under(MOMENTS_PREFIX, checkpoint['state_dict'])
-    if canonical and moments and int(moments['updates']):
+    if moments and int(moments['updates']):
         seen = CrossSensorMoments(encoder.embed_dim)
         seen.load_state_dict(moments)
         encoder = CanonicalEncoder(encoder).fit(seen)
     encoder.run = checkpoint.get('run')
-    return encoder.eval()
+    return _as_asked(encoder.eval(), canonical=canonical)
+
+
+def _as_asked(encoder: SensorEncoder, *, canonical: bool) -> SensorEncoder:
+    """The encoder, or the one inside of the map."""
+    if canonical or not isinstance(encoder, CanonicalEncoder):
+        return encoder
+    inner: SensorEncoder = encoder.encoder
+    inner.run = encoder.run
+    return inner
 
 
 def _under(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -210,7 +210,7 @@ class CrossSensorContrastive(EncoderPretraining):
         tokens = {n: spread_rows(f.tokens, present[n]).flatten(0, 1) for n, f in features.items()}
         seen = {n: spread_rows(f.valid, present[n]).flatten() for n, f in features.items()}
         found = scatter(tokens, seen)
-        if found.places:
+        if found.places and bool(found.total.isfinite().all()):
             self.moments.update(mean=found.mean, total=found.total, within=found.within)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
