@@ -133,7 +133,7 @@ def explained(
 ) -> list[float]:
     """R2 of each trait by ridge regression; the penalty is chosen on val."""
     (x, y), mean = train, train[0].mean(dim=0)
-    size = (x - mean).std(dim=0).clamp(min=1e-9)
+    size = (x - mean).square().mean().sqrt()  # features keep their sizes against each other
     centre = y.mean(dim=0)
 
     def fit(penalty: float) -> Tensor:
@@ -209,8 +209,10 @@ def main(args: Sequence[str] | None = None) -> None:
         if str(seed) in kept:
             continue
         data = {
-            split: [with_traits(x, seed * 10_000 + i) for i, x in enumerate(samples[split])]
-            for split in ('train', 'val', 'ground')
+            split: [
+                with_traits(x, (3 * seed + k) * 10_000 + i) for i, x in enumerate(samples[split])
+            ]
+            for k, split in enumerate(('train', 'val', 'ground'))
         }
         kept[str(seed)] = measure(data, options, seed)
         if options.out:

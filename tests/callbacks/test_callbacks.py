@@ -96,6 +96,7 @@ class Means(nn.Module):
     """Stands for an encoder: the mean of each band in each token."""
 
     embed_dim = 4
+    batch_chunk = None
     init_args = {}  # noqa: RUF012
 
     def __init__(self, collapsed=0.0):
@@ -305,7 +306,7 @@ def test_pictures_are_written_and_sent(tmp_path):
         logger=board,
     )
     written = {path.name for path in (tmp_path / 'pictures').iterdir()}
-    assert written == {'neighbours-001.png', 'tokens-001.png'}
+    assert written == {'neighbours-000002.png', 'tokens-000002.png'}
     sent = b''.join(path.read_bytes() for path in Path(board.log_dir).glob('events*'))
     assert b'val/neighbours' in sent
     assert b'val/tokens' in sent

@@ -11,7 +11,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader
 
-from torchgeo_anysensor.callbacks import Efficiency
+from torchgeo_anysensor.callbacks import (
+    Efficiency,
+    KNNProbe,
+    RepresentationMonitor,
+    RepresentationPictures,
+)
 from torchgeo_anysensor.losses import CrossSensorInfoNCE
 from torchgeo_anysensor.models import AnySensorViT
 from torchgeo_anysensor.tasks import CrossSensorContrastive
@@ -59,7 +64,8 @@ def whole_batch():
         }
         view |= {key: torch.zeros(count) for key in ('t', 'dx', 'dy')}
         sensors[name], present[name] = (view,), there
-    return {'sensors': sensors, 'present': present}
+    mask = torch.randint(3, (rows, 24, 24), generator=generator)
+    return {'sensors': sensors, 'present': present, 'mask': mask}
 
 
 def batch_of(rank):
@@ -76,14 +82,15 @@ def batch_of(rank):
             for name in seen
         },
         'present': {name: batch['present'][name][rows] for name in seen},
+        'mask': batch['mask'][rows],
     }
 
 
 def fit(batch, folder, *, chunk=None, **options):
-    """Two epochs of one step and one validation each; the trainer and what the validations said."""
+    """Four epochs of one step and one validation each; the trainer and what the validations said."""
     task = make_task()
     trainer = Trainer(
-        max_epochs=2,
+        max_epochs=4,
         accelerator='cpu',
         logger=False,
         enable_checkpointing=False,
@@ -92,7 +99,12 @@ def fit(batch, folder, *, chunk=None, **options):
         use_distributed_sampler=False,  # the ranks have their batches
         gradient_clip_val=0.1,
         num_sanity_val_steps=1,
-        callbacks=[Efficiency(chunk=chunk, checkpointing=chunk is not None)],
+        callbacks=[
+            Efficiency(chunk=chunk, checkpointing=chunk is not None),
+            RepresentationMonitor(),
+            RepresentationPictures(),
+            KNNProbe(),
+        ],
         default_root_dir=folder,
         **options,
     )

@@ -116,6 +116,8 @@ def test_latents_say_where_a_sensor_was_absent(batch):
     with torch.no_grad():
         whole, latents = task.latents(batch), task.latents(fewer)
         assert task.losses(fewer)['loss'].isfinite()
+        vectors = task.embed(task(fewer)[name])  # what the callbacks look at
+    assert torch.allclose(vectors, latents.patches[name].mean[keep], atol=1e-5)
     assert latents.grid == (4, 4)
     assert latents.tokens[name].mean.shape == latents.tokens[name].log_var.shape == (8, 16, 16)
     assert not latents.seen_tokens[name][3].any()

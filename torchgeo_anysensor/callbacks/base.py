@@ -31,7 +31,7 @@ class ValidationFeatures(Callback, ABC):
         """Make the callback.
 
         Args:
-            every_n_epochs: Epochs from one look to the next, of those that validate.
+            every_n_epochs: Look at the end of each so manieth epoch, if it validates.
 
         Raises:
             ValueError: If it is below 1.
@@ -122,8 +122,8 @@ class ValidationFeatures(Callback, ABC):
         self._stop()
 
     def _hear(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Remember what was encoded."""
-        if args:
+        """Remember what was encoded; DDP calls the task for a whole step too, with more arguments."""
+        if len(args) == 1:
             self._heard = args[0], output
 
     def _stop(self) -> None:

@@ -60,7 +60,8 @@ class Efficiency(Callback):
                 f'chunk, checkpointing and compile are for the encoder of a task, and '
                 f'{type(pl_module).__name__} has none; leave them out'
             )
-        encoder.batch_chunk = self.chunk
+        if self.chunk is not None:
+            encoder.batch_chunk = self.chunk
         if self.checkpointing:
             encoder.set_grad_checkpointing()
         if compiled:

@@ -57,7 +57,7 @@ class KNNProbe(ValidationFeatures):
         """Make the callback.
 
         Args:
-            every_n_epochs: Epochs from one probe to the next, of those that validate.
+            every_n_epochs: Look at the end of each so manieth epoch, if it validates.
             k: Neighbours that vote.
             temperature: Of their votes; see :func:`knn_predict`.
             max_tokens: Most tokens of a sensor in the bank, and most queries.
@@ -89,9 +89,9 @@ class KNNProbe(ValidationFeatures):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep some batches of the epoch on the CPU."""
+        size = len(_mask(batch))
         if not self.is_due(trainer):
             return
-        size = len(_mask(batch))
         self._train = self._train or Spread(max(1, self.max_patches // size))
         if self._train.wants(batch_idx):
             self._train.put(batch_idx, move_data_to_device(batch, torch.device('cpu')))
@@ -144,7 +144,7 @@ class KNNProbe(ValidationFeatures):
                         temperature=self.temperature,
                     )
                     found[a, b] = confusion_of(asked.labels, predicted)
-        self._bank, self._queries = {}, Spread(self.max_patches)
+        self._bank, self._queries, self._train = {}, Spread(self.max_patches), None
         heard, _ = meet(found)
         total: dict[tuple[str, str], Tensor] = {}
         for own in heard:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -51,7 +52,7 @@ class RepresentationPictures(ValidationFeatures):
     principal components of its tokens as red, green and blue, those of all sensors and patches of
     the picture together, so that equal colours are equal features.
 
-    They go to a folder as PNG, named by the epoch, and to TensorBoard where that is a logger. The
+    They go to a folder as PNG, named by the step, and to TensorBoard where that is a logger. The
     process of rank zero draws its own patches. Quick-looks have at most 64 pixels along a side.
     """
 
@@ -69,7 +70,7 @@ class RepresentationPictures(ValidationFeatures):
 
         Args:
             dirpath: Folder for the pictures; by default ``pictures`` in that of the logger.
-            every_n_epochs: Epochs from one look to the next, of those that validate.
+            every_n_epochs: Look at the end of each so manieth epoch, if it validates.
             rows: Patches of a picture.
             neighbours: Nearest patches of each other sensor that are drawn.
             max_patches: Patches that are kept on the CPU, among which the nearest are looked for.
@@ -96,9 +97,12 @@ class RepresentationPictures(ValidationFeatures):
         self._patches: Spread[dict[str, _Shown]] = Spread(self.max_patches)
         self._tokens: Spread[dict[str, _Tokens]] = Spread(_CHOICE * self.rows)
 
-    def is_due(self, trainer: Trainer) -> bool:
-        """Whether to look in this epoch: on rank zero alone."""
-        return trainer.is_global_zero and super().is_due(trainer)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the folder, of which all ranks must be asked."""
+        super().setup(trainer, pl_module, stage)
+        self._folder = Path(
+            self.dirpath or Path(trainer.log_dir or trainer.default_root_dir, 'pictures')
+        )
 
     def start(self, trainer: Trainer, task: EncoderPretraining) -> None:
         """Forget the epoch before."""
@@ -138,16 +142,19 @@ class RepresentationPictures(ValidationFeatures):
         """Draw, write and send the pictures."""
         patches, tokens = self._patches.items(), self._tokens.items()
         self._empty()
+        if not trainer.is_global_zero:
+            return
         drawn = {
             'neighbours': _neighbours(patches, rows=self.rows, count=self.neighbours),
             'tokens': _components([tokens[i] for i in _most_seen(tokens, self.rows)]),
         }
-        folder = Path(self.dirpath or Path(trainer.log_dir or trainer.default_root_dir, 'pictures'))
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        when = f'{trainer.global_step:06d}' if fitting else str(trainer.state.fn)
         for name, figure in drawn.items():
             if figure is None:
                 continue
-            folder.mkdir(parents=True, exist_ok=True)
-            figure.savefig(folder / f'{name}-{trainer.current_epoch:03d}.png', dpi=100)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            figure.savefig(self._folder / f'{name}-{when}.png', dpi=100)
             for board in trainer.loggers:
                 if isinstance(board, TensorBoardLogger):
                     step = trainer.global_step

@@ -61,7 +61,7 @@ class RepresentationMonitor(ValidationFeatures):
         """Make the callback.
 
         Args:
-            every_n_epochs: Epochs from one look to the next, of those that validate.
+            every_n_epochs: Look at the end of each so manieth epoch, if it validates.
             max_patches: Patches that are kept, at least 2.
             tokens_per_patch: Ground tokens of each that are kept.
             min_valid: A sensor is compared where it saw at least this share of the patch's tokens.

@@ -111,9 +111,8 @@ def encode(
 ) -> Features:
     """Encode one view, or several views of the same patches together.
 
-    In training with :attr:`SensorEncoder.batch_chunk`, a chunk of samples is encoded at a time, and of
-    each chunk the features alone are kept; on the way back it is encoded again, with the same
-    random draws. Loss and gradient are those of the whole batch: this is the gradient caching of
+    With :attr:`SensorEncoder.batch_chunk`, a chunk of samples is encoded at a time, and of each chunk
+    the features alone are kept; on the way back it is encoded again, with the same random draws. Loss and gradient are those of the whole batch: this is the gradient caching of
     Gao et al. (2021, arXiv 2101.06983), by autograd. Memory for activations is that of a chunk, at
     the price of a second pass forward.
 
@@ -134,18 +133,17 @@ def encode(
     batch = [views] if isinstance(views, Mapping) else list(views)
     _check_views(batch)
     chunk, samples = encoder.batch_chunk, batch[0]['image'].shape[0]
-    if chunk is None or samples <= chunk or not torch.is_grad_enabled():
+    if chunk is None or samples <= chunk:
         return _encode(encoder, batch, token_m, detail_m)
-    parts = [
-        checkpoint(
-            _encode,
-            encoder,
-            [_rows(view, slice(start, start + chunk)) for view in batch],
-            token_m,
-            detail_m,
-            use_reentrant=False,
-        )
+    chunks = [
+        [_rows(view, slice(start, start + chunk)) for view in batch]
         for start in range(0, samples, chunk)
+    ]
+    parts = [
+        checkpoint(_encode, encoder, few, token_m, detail_m, use_reentrant=False)
+        if torch.is_grad_enabled()
+        else _encode(encoder, few, token_m, detail_m)
+        for few in chunks
     ]
     tokens, pooled, grids, valid, detail = zip(*parts)
     return Features(

@@ -90,6 +90,7 @@ class CanonicalEncoder(SensorEncoder):
         self.init_args = {'encoder': encoder}
         self.encoder = encoder
         self.embed_dim = encoder.embed_dim
+        self.token_m = getattr(encoder, 'token_m', None)
         self.detail_dim = encoder.detail_dim
         self.register_buffer('mean', torch.zeros(self.embed_dim))
         self.register_buffer('weight', torch.eye(self.embed_dim))

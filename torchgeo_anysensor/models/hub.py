@@ -80,10 +80,11 @@ class HubEncoder(
         run = dict[str, Any]()
         for key, value in (self.run or {}).items():
             run |= value if isinstance(value, Mapping) else {key: value}
-        init_args = {
-            key: value['class_path'] if isinstance(value, Mapping) else value
-            for key, value in about['init_args'].items()
-        }
+        init_args = dict[str, Any]()
+        for key, value in about['init_args'].items():
+            init_args[key] = value['class_path'] if isinstance(value, Mapping) else value
+            if isinstance(value, Mapping):  # of an encoder in another one
+                init_args |= value.get('init_args', {})
         facts = {
             'kind': type(self).__name__,
             'class_path': about['class_path'],

@@ -189,8 +189,8 @@ def read_sensor(path: str | Path) -> Sensor:
         raise ValueError(f'there is no band table {path}')
     numbers = {'center_wavelength_um', 'fwhm_um', 'gsd_m', 'scale', 'offset'}
     usual: dict[str, Any] = {'common_name': None, 'scale': 1.0, 'offset': 0.0}
-    with path.open(newline='') as file:
-        rows = list(csv.DictReader(file))
+    with path.open(newline='', encoding='utf-8-sig') as file:
+        rows = list(csv.DictReader(file, skipinitialspace=True))
     if not rows:
         raise ValueError(f'{path} has no band')
     try:

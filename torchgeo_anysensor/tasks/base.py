@@ -92,6 +92,7 @@ class SensorTask(BaseTask):
         Raises:
             ValueError: If the loader does not say its batch size.
         """
+        self.trainer.fit_loop.setup_data()  # with max_steps nobody has asked for the loader yet
         size = getattr(self.trainer.train_dataloader, 'batch_size', None)
         if size is None:
             raise ValueError(

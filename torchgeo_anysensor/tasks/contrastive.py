@@ -31,11 +31,14 @@ class CrossSensorContrastive(EncoderPretraining):
     Each sensor of a batch is encoded by itself. Its patch, and each of its ground tokens, must find
     the mean of the *other* sensors at the same place among those of the batch, in which a sensor
     counts for a patch by the share of it that it saw. The encoder is not told when and where that
-    is, from which alone sensors could agree; the loss is told where. Beside it the task keeps the moments
-    of the ground tokens, from which :func:`~..models.load_encoder` finds the features that sensors
-    agree about. Logs ``loss``,
-    ``retrieval`` (top-1 accuracy of the patch against the other sensors) and ``chance`` (what
-    guessing reaches) for train and val.
+    is, from which alone sensors could agree; the loss is told where.
+
+    Beside it the task keeps the moments of the ground tokens, in which
+    :func:`~..models.pretrained.load_encoder` finds what sensors agree about
+    (:class:`~..models.CanonicalEncoder`).
+
+    Logs ``loss``, ``retrieval`` (top-1 accuracy of the patch against the other sensors) and
+    ``chance`` (what guessing reaches) for train and val.
     """
 
     monitor = 'val_retrieval'

@@ -4,12 +4,12 @@
 """Pretraining: sensors learn to agree, and how far they can be trusted."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
 from ..losses import disagreement_nll
-from ..models import Gaussian, GaussianHead, SensorEncoder
+from ..models import Features, Gaussian, GaussianHead, SensorEncoder
 from ..types import MultiSensorSample
 from .base import spread_rows
 from .contrastive import CrossSensorContrastive, Level
@@ -74,6 +74,10 @@ class ProbabilisticContrastive(CrossSensorContrastive):
             if weight:
                 values['loss'] = values['loss'] + self.variance_weight * weight * values[key]
         return values
+
+    def embed(self, features: Features) -> Tensor:
+        """Give the means of the patches."""
+        return cast(Gaussian, self.patch_projection(features.pooled[:, : self.shared_dim])).mean
 
     def latents(self, batch: MultiSensorSample) -> Latents:
         """Estimate the latents of a batch, with each sensor by itself.

@@ -7,7 +7,8 @@ from lightning.pytorch import LightningModule
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-_STEPS = ('training_step', 'validation_step', 'test_step', 'predict_step')
+#: What is called beside `forward`, by Lightning and by callbacks.
+_STEPS = ('training_step', 'validation_step', 'test_step', 'predict_step', 'embed')
 
 
 def shard(task: LightningModule, mesh: DeviceMesh) -> None:
@@ -35,7 +36,7 @@ def shard(task: LightningModule, mesh: DeviceMesh) -> None:
         )
     whole = {p for p in task.parameters() if p.ndim == 0}
     fully_shard(task, mesh=mesh['data_parallel'], ignored_params=whole)
-    for name in _STEPS:  # what Lightning calls in place of `forward`
+    for name in filter(lambda step: hasattr(task, step), _STEPS):
         register_fsdp_forward_method(task, name)
 
 

@@ -10,13 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..types import MultiSensorSample, SensorSample
+from ..types import THERMAL_FROM_UM, MultiSensorSample, SensorSample
 
 #: Width in metres of the squares between whose corners the opacity is linear. A pixel inside of one
 #: then has at its centre the mean of its ground, so that coarse and fine grids agree.
 _CELL_M = 60.0
-#: Bands from here on, in micrometres, are kelvin.
-_THERMAL_FROM_UM = 3.0
 #: Least and largest reflectance of a cloud, and temperature of its top in kelvin.
 _REFLECTANCE, _KELVIN = (0.4, 0.8), (240.0, 280.0)
 
@@ -93,7 +91,7 @@ class RandomClouds(nn.Module):
         )
         painted = []
         for view in views:
-            thermal = view['wavelength'].expand(view['image'].shape[:2]) > _THERMAL_FROM_UM
+            thermal = view['wavelength'].expand(view['image'].shape[:2]) > THERMAL_FROM_UM
             cloud = torch.where(thermal, kelvin, reflectance)[..., None, None]  # (B, C, 1, 1)
             part = torch.where(view['valid'], _at_pixels(opacity, view), 0.0)[:, None]
             new = cast(SensorSample, dict(view))
