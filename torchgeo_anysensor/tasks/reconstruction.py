@@ -23,8 +23,8 @@ class MaskedBandReconstruction(nn.Module):
     """Hide bands and ground, and predict all pixels from the tokens of what is left.
 
     What only one sensor sees has no other sensor to agree with; to predict it, the tokens must keep
-    it. The pixels that were not hidden are predicted too, other than by masked autoencoders: of what only
-    one sensor sees, the tokens then kept more (docs/objectives.md). Any band is rendered on any grid
+    it. The pixels that were not hidden are predicted too, other than by masked autoencoders, so that
+    tokens must keep what they were given. Any band is rendered on any grid
     by :class:`~..models.BandRenderer`.
     """
 
