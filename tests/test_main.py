@@ -93,7 +93,8 @@ def test_trainer_is_put_on_top_of_the_main_job(name, workplace, one_rank, monkey
     monkeypatch.setattr(AnySensorViT, 'compile', lambda self, **options: asked.append(options))
     configs = [f'--config={ROOT}/conf/{stem}.yaml' for stem in ('pretrain', f'trainer_{name}')]
     small = ['--trainer.devices=1', '--data.init_args.num_workers=0', '--data.init_args.length=4']
-    main(['fit', *configs, *SHORT, *SMALL_BLOCKS, *small, '--efficiency.chunk=1'])
+    less = ['--efficiency.chunk=1', '--efficiency.compile=true']
+    main(['fit', *configs, *SHORT, *SMALL_BLOCKS, *small, *less])
     assert asked == [{}]
     assert 'val_retrieval' in scores('logs/pretrain')
     saved = torch.load('logs/pretrain/encoder.ckpt', weights_only=True)
