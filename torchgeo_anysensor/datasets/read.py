@@ -183,12 +183,13 @@ def read_bands(
         rows: Any = (
             slice(None) if len(groups) == 1 else [row for band in bands for row in band.rows]
         )
-        if source and (window := _window(source, grid)):
+        repeat = _repeats(source, grid) if source else None
+        if source and repeat == (1, 1) and (window := _window(source, grid)):
             for band in bands:
                 band.fill(image, window)
             real = any(band.raster.real for band in bands)
             valid &= has_data(image[rows], missing, real=real)
-        elif source and (found := local_map(source, grid)):
+        elif source and repeat is None and (found := local_map(source, grid)):
             native = np.empty((len(places), *found.shape), dtype=np.float32)
             for band in bands:
                 band.fill(native, Window(*found.window))
@@ -278,13 +279,9 @@ def _bad(data: NDArray, missing: Sequence[float]) -> NDArray[np.bool_] | None:
 
 
 def _window(source: Grid, grid: Grid) -> Window | None:
-    """The pixels of a file that are the target's, if they agree and all are there."""
-    if _repeats(source, grid) != (1, 1):
-        return None
-    col, row = (
-        round((grid.left - source.left) / grid.xres),
-        round((source.top - grid.top) / grid.yres),
-    )
+    """Where pixels that agree lie in a file, if all are there."""
+    col = round((grid.left - source.left) / grid.xres)
+    row = round((source.top - grid.top) / grid.yres)
     if min(col, row) < 0 or col + grid.width > source.width or row + grid.height > source.height:
         return None
     return Window(col, row, grid.width, grid.height)

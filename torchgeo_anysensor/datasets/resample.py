@@ -175,6 +175,8 @@ def read_warped(
         # blurs and shifts what is not to be scaled at all
         XSCALE=xscale,
         YSCALE=yscale,
+        # A hole in one band is none in the others, but is one
+        UNIFIED_SRC_NODATA='NO',
     ) as vrt:
         return vrt.read(indexes), inside
 
