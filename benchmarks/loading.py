@@ -4,6 +4,7 @@
 """What a sample of three sensors costs, beside TorchGeo's own way and beside bare reads.
 
     python benchmarks/loading.py
+    python benchmarks/loading.py --profile
     python benchmarks/loading.py --memory 10000
 
 Writes scenes (see ``loading_scenes.py``) to a temporary folder and reads random patches of them, in
@@ -14,10 +15,12 @@ for one patch. MB are those of the sample's tensors.
 
 import argparse
 import contextlib
+import cProfile
 import io
 import itertools
 import multiprocessing
 import os
+import pstats
 import resource
 import statistics
 import tempfile
@@ -232,7 +235,7 @@ def compare(
 
 
 def memory(scenes: Scenes, options: argparse.Namespace) -> str:
-    """How far the resident memory of a worker grows over many patches."""
+    """How far the resident memory of a worker grows over many patches, GDAL keeping 64 MB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     patches = argparse.Namespace(size=options.size, count=options.memory)
     source = ours(scenes, patches, qa=True)
@@ -243,6 +246,36 @@ def memory(scenes: Scenes, options: argparse.Namespace) -> str:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             marks.append(f'{(peak - before) / 1024:.0f} MB after {number} patches')
     return ', '.join(marks)
+
+
+#: Functions of the package to what they do; each holds those below that it calls.
+PARTS = {
+    '__getitem__': 'a sample',
+    '_answer': 'which acquisitions answer',
+    'view': 'the views',
+    'read_bands': 'their bands',
+    'fill': 'decoding',
+    '_quality_codes': 'their quality bands',
+    'is_bad': 'what the codes mean',
+    '_to_units': 'calibration',
+}
+
+
+def profile(scenes: Scenes, options: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds of a warm patch under the profiler, which makes Python slower, by part."""
+    warnings.simplefilter('ignore')
+    torch.set_num_threads(1)
+    patches = argparse.Namespace(size=options.size, count=1)
+    dataset, (key,) = ours(scenes, patches, qa=True)
+    dataset[key]
+    profiler = cProfile.Profile(time.process_time)
+    for _ in range(options.patches):
+        profiler.runcall(dataset.__getitem__, key)
+    found = dict.fromkeys(PARTS, 0.0)
+    for (file, _, name), (*_, total, _) in pstats.Stats(profiler).stats.items():
+        if name in found and 'torchgeo_anysensor' in file:
+            found[name] += 1e3 * total / options.patches
+    return {PARTS[name]: ms for name, ms in found.items()}
 
 
 # -- report ------------------------------------------------------------------------------------
@@ -313,13 +346,23 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument('--workers', type=int, default=2)
     parser.add_argument('--only', nargs='+', choices=[title for title, *_ in PLAN])
     parser.add_argument('--memory', type=int, default=0, help='patches; prints nothing else')
+    parser.add_argument('--profile', action='store_true', help='prints nothing else')
     parser.add_argument('--root', type=Path, help='keeps the scenes here, and uses those it finds')
     options = parser.parse_args(args)
     spawn = multiprocessing.get_context('spawn')
     with tempfile.TemporaryDirectory() as folder:
         root = options.root or Path(folder)
         if options.memory:
-            print(spawn.Pool(1).apply(memory, (scenes_of(root, 12, options), options)))
+            os.environ['GDAL_CACHEMAX'] = '64'
+            with spawn.Pool(1) as pool:
+                print(pool.apply(memory, (scenes_of(root, 3, options), options)))
+            return
+        if options.profile:
+            os.environ['GDAL_CACHEMAX'] = CACHES['warm']
+            with spawn.Pool(1) as pool:
+                found = pool.apply(profile, (scenes_of(root, 3, options), options))
+            for part, ms in found.items():
+                print(f'| {part} | {ms:.2f} |')
             return
         for line in (HEADS, ['---'] * len(HEADS)):
             print('| ' + ' | '.join(line) + ' |')

@@ -206,3 +206,12 @@ def test_all_ways_to_load_read_the_same_ground(scenes):
         place = list(written.files['sentinel2'][0]).index('B02')
         assert torch.allclose(blue, bare.dataset[key][place][0].float() / 10_000 - 0.1)
         assert torch.allclose(blue, theirs.dataset[key]['image'][place] / 10_000 - 0.1)
+
+
+def test_profile_and_memory_of_loading(scenes):
+    loading, written = scenes
+    options = argparse.Namespace(size=600, patches=2, memory=10)
+    parts = loading.profile(written, options)
+    assert parts['a sample'] >= parts['the views'] >= parts['their bands'] >= parts['decoding'] > 0
+    assert all(ms > 0 for ms in parts.values())
+    assert 'after 10 patches' in loading.memory(written, options)
