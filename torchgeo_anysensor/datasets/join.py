@@ -6,10 +6,9 @@
 from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 
 from .collate import concat_views, merge_views
-from .lookup import IndexedDataset
 
 
-class JoinableDataset(IndexedDataset):
+class JoinableDataset(GeoDataset):
     """A dataset whose samples TorchGeo's own rules would not join.
 
     TorchGeo concatenates every key, the time and the bounds too, and fails on numbers.

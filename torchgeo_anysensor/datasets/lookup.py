@@ -8,6 +8,7 @@ import pandas as pd
 import shapely
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
+from pyproj import CRS as PROJ_CRS
 from torchgeo.datasets import GeoDataset
 
 from .geometry import crs_text, rectangle
@@ -26,8 +27,9 @@ class Lookup:
             index: Of a dataset.
         """
         self.index = index
-        self.crs = index.crs
+        self.crs: PROJ_CRS = index.crs
         self.crs_text = crs_text(index.crs.srs)
+        self.paths: list[str] = index['filepath'].tolist()
         self._ground = index.geometry.to_numpy()
         left, right = (
             np.asarray(t.as_unit('ns').asi8) for t in (index.index.left, index.index.right)
@@ -56,7 +58,7 @@ class Lookup:
             Rows from the earliest, and the area that each shares.
         """
         ground = rectangle(x, y, self.crs_text)
-        west, south, east, north = ground.bounds
+        west, south, east, north = shapely.bounds(ground).tolist()
         start, stop = _nanoseconds(t.start), _nanoseconds(t.stop)
         first = np.searchsorted(self._left, max(start - self._longest, _NEVER))
         near = slice(first, np.searchsorted(self._left, stop, side='right'))
@@ -68,23 +70,36 @@ class Lookup:
 
 
 class IndexedDataset(GeoDataset):
-    """A dataset that finds rows and its own bounds without a look at the whole index."""
+    """A dataset that finds rows, its own bounds and CRS without a look at the whole index.
+
+    To change the index, put another one in its place, or set :attr:`crs`.
+    """
 
     _lookup: Lookup | None = None
 
     @property
     def lookup(self) -> Lookup:
-        """The index, sorted; anew where it was exchanged or put into another CRS."""
-        known, index = self._lookup, self.index
-        if known is None or known.index is not index or known.crs is not index.crs:
-            known = self._lookup = Lookup(index)
-        return known
+        """The index, sorted; anew where another one was put in its place."""
+        if self._lookup is None or self._lookup.index is not self.index:
+            self._lookup = Lookup(self.index)
+        return self._lookup
 
     @property
     def bounds(self) -> tuple[slice, slice, slice]:
         """Bounds of the index: x, y and t."""
         known, (xres, yres) = self.lookup, self.res
         return slice(*known.x, xres), slice(*known.y, yres), slice(*known.t, 1)
+
+    @property
+    def crs(self) -> PROJ_CRS:
+        """CRS of the index."""
+        return self.lookup.crs
+
+    @crs.setter
+    def crs(self, new_crs: PROJ_CRS) -> None:
+        """Put the index, and the size of a pixel, into another CRS."""
+        GeoDataset.crs.__set__(self, new_crs)
+        self._lookup = None  # the index is changed in place
 
 
 def _nanoseconds(time: pd.Timestamp) -> int:

@@ -22,6 +22,7 @@ from .index import build_index
 from .labels import LabelDataset
 from .lookup import IndexedDataset
 from .matching import Matcher
+from .neighbours import decoded_once, side_by_side
 from .plot import draw_panels, true_color
 from .read import Grid
 from .sensor import SensorDataset
@@ -154,10 +155,10 @@ class MultiSensorDataset(IndexedDataset):
         Args:
             position: Row of the index.
         """
-        acquisition = self.reference.acquisitions[self.index.filepath.iloc[position]]
+        acquisition = self.reference.acquisitions[self.lookup.paths[position]]
         if in_metres(acquisition.crs):
             return Lattice(*acquisition.corner, self.step, acquisition.crs)
-        return Lattice(0.0, 0.0, self.step, crs_text(self.crs.srs))  # files in degrees
+        return Lattice(0.0, 0.0, self.step, self.lookup.crs_text)  # files in degrees
 
     # -- samples -------------------------------------------------------------------------------
 
@@ -181,7 +182,7 @@ class MultiSensorDataset(IndexedDataset):
             raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
         lattice = self.lattice(position)
         crs = raster_crs(lattice.crs)
-        left, top, width, height = lattice.window(x, y, crs_text(self.crs.srs))
+        left, top, width, height = lattice.window(x, y, self.lookup.crs_text)
 
         def grid(res: float) -> Grid:
             return Grid.over(crs, left, top, width, height, res, res)
@@ -199,6 +200,36 @@ class MultiSensorDataset(IndexedDataset):
             sample['mask'] = self.labels.mask(grid(self.labels.grid_res or self.reference.pixel))
         return self.transforms(sample) if self.transforms is not None else sample
 
+    def __getitems__(self, indices: Sequence[GeoSlice]) -> list[MultiSensorSample]:
+        """Read the patches of a batch; a DataLoader calls it.
+
+        What patches side by side share of a file is decoded once, for those of one combination.
+
+        Args:
+            indices: As for one patch.
+
+        Returns:
+            The samples, the same as one by one.
+
+        Raises:
+            IndexError: If nothing lies at one of them.
+        """
+        crs = self.lookup.crs_text
+        boxes = []
+        for index in indices:
+            x, y, t = self._disambiguate_slice(index)
+            position = self._answer(x, y, t)
+            if position is None:
+                raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
+            left, top, width, height = self.lattice(position).window(x, y, crs)
+            boxes.append((position, (left, top - height, left + width, top)))
+        samples: dict[int, MultiSensorSample] = {}
+        for ground, members in side_by_side(boxes):
+            lattice = self.lattice(boxes[members[0]][0])
+            with decoded_once(ground, raster_crs(lattice.crs)):
+                samples |= {number: self[indices[number]] for number in members}
+        return [samples[number] for number in range(len(indices))]
+
     def _answer(self, x: slice, y: slice, t: slice) -> int | None:
         """Row of the combination that answers a query.
 
@@ -209,7 +240,7 @@ class MultiSensorDataset(IndexedDataset):
         if not len(rows):
             return None
         if len(rows) > 1:
-            crs = crs_text(self.crs.srs)
+            crs = self.lookup.crs_text
             lattices = [self.lattice(row) for row in rows]
             made = {lattice: lattice.made(x, y, crs) for lattice in set(lattices)}
             meant = np.array([made[lattice] for lattice in lattices])

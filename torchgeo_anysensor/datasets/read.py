@@ -23,6 +23,7 @@ from rasterio.windows import Window
 
 from .files import stamp
 from .geometry import METRES_PER_DEGREE
+from .neighbours import read_pixels
 
 #: Formats that are read. A list, because GDAL would follow a VRT to other files and to URLs even if
 #: its name ends with ``.tif``.
@@ -175,7 +176,7 @@ def _read_native(
     inside = np.zeros(shape, dtype=bool)
     if x1 > x0 and y1 > y0:
         block = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
-        data[:, *block] = src.read(indexes, window=Window(x0, y0, x1 - x0, y1 - y0))
+        data[:, *block] = read_pixels(src, indexes, Window(x0, y0, x1 - x0, y1 - y0))
         inside[block] = True
     if nx > 1 or ny > 1:
         data = data.repeat(ny, axis=1).repeat(nx, axis=2)

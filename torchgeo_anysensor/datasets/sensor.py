@@ -157,10 +157,10 @@ class SensorDataset(Catalog):
         """
         x, y, t = self._disambiguate_slice(index)
         rows, _ = self.lookup(x, y, t)
-        paths = self.index['filepath'].iloc[rows].tolist()
+        paths = [self.lookup.paths[row] for row in rows]
         if not paths:
             raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
-        crs = raster_crs(crs_text(self.crs.srs))
+        crs = raster_crs(self.lookup.crs_text)
         grid = Grid.over(crs, x.start, y.stop, x.stop - x.start, y.stop - y.start, x.step, y.step)
         if self.time_series:
             sample = stack_views([dict(self.view(path, grid)) for path in paths])
