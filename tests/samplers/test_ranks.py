@@ -192,7 +192,7 @@ def groups(dataset, neighbours, **options):
 
 @pytest.mark.parametrize(('neighbours', 'spacing'), [(4, None), (4, 180), (6, None)])
 def test_neighbours_lie_apart_in_one_acquisition(dataset, neighbours, spacing):
-    sampler, patches = groups(dataset, neighbours, spacing=spacing)
+    _, patches = groups(dataset, neighbours, spacing=spacing)
     across = 2 if neighbours == 4 else 3
     apart = spacing or 120
     left = patches
