@@ -206,3 +206,26 @@ def test_all_ways_to_load_read_the_same_ground(scenes):
         place = list(written.files['sentinel2'][0]).index('B02')
         assert torch.allclose(blue, bare.dataset[key][place][0].float() / 10_000 - 0.1)
         assert torch.allclose(blue, theirs.dataset[key]['image'][place] / 10_000 - 0.1)
+
+
+def test_costs_of_an_index(benchmark, capsys):
+    index = benchmark('index')
+    index.main(['--files', '14', '--pairs', '9x4'])
+    lines = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines()]
+    tables = [line for line in lines if len(line) > 1 and '---' not in line[0]]
+    heads, *rows = tables
+    assert [dict(zip(heads, row))['products'] for row in rows[:2]] == ['1', '1']
+    pairs = dict(zip(*tables[-2:]))
+    assert int(pairs['acquisitions']) == 2 * 9 * 4
+    assert all(float(cell) >= 0 for cell in tables[-1][2:])
+
+
+def test_negatives_of_neighbours(benchmark, demo, capsys):
+    neighbours = benchmark('neighbours')
+    small = {'steps': 2, 'batch': 4, 'seeds': 1, 'block': 300, 'looks': 2}
+    options = [f'--{key}={value}' for key, value in small.items()]
+    neighbours.main([f'--data={demo}', *options, '--neighbours', '2'])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.strip('| ').split(' | ') for line in lines if line.startswith('| ')][2:]
+    assert [row[:2] for row in rows] == [['2', '2']]
+    assert all(0 <= float(cell.split()[0]) <= 2 for row in rows for cell in row[2:])
