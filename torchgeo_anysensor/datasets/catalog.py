@@ -242,15 +242,13 @@ class Catalog(JoinableDataset, IndexedDataset, RasterDataset):
         grid = Grid(crs, header.left, header.top, header.xres * n, header.yres * n, *size)
         return clear_share(qa, self._quality_codes(tile, qa, grid)[0])
 
-    def _quality_codes(
-        self, tile: Tile, qa: QA, grid: Grid
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _quality_codes(self, tile: Tile, qa: QA, grid: Grid) -> tuple[NDArray, NDArray[np.bool_]]:
         """Codes of a quality band ``(H, W)``, never interpolated, and where there are any."""
         path, number = self._locate(tile, qa.band)
         data, inside = read(
             path, grid, indexes=[number], nodata=None, resampling=Resampling.nearest
         )
-        return data[0].astype(np.int64), inside
+        return data[0], inside
 
     def _locate(self, tile: Tile, band: str) -> tuple[str, int]:
         """File of a band, and its place in the file."""

@@ -65,16 +65,17 @@ def raster_crs(crs: str) -> CRS:
 def lon_lat(x: float, y: float, crs: CRS) -> tuple[float, float]:
     """Longitude and latitude of a point in degrees (WGS 84); NaN if it is nowhere on the globe."""
     try:
-        lon, lat = _to_degrees(crs).transform(x, y)
+        lon, lat = _transformer(crs_text(crs.to_string()), 'EPSG:4326').transform(x, y)
     except ProjError:
         return math.nan, math.nan
     return (lon, lat) if math.isfinite(lon) and math.isfinite(lat) else (math.nan, math.nan)
 
 
-@lru_cache(maxsize=256)
-def _to_degrees(crs: CRS) -> Transformer:
-    """Transformer to longitude and latitude."""
-    return _transformer(crs_text(crs.to_wkt()), 'EPSG:4326')
+def move_points(
+    x: NDArray[np.float64], y: NDArray[np.float64], source: str, target: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points in another CRS; not finite where it has none."""
+    return _transformer(source, target).transform(x, y)
 
 
 def project(geometry: Any, source: str, target: str) -> Any:

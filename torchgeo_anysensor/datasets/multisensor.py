@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from geopandas import GeoDataFrame
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -314,13 +313,15 @@ def _view(
     member: SensorDataset, path: str, grid: Grid, width: float, height: float
 ) -> SensorSample:
     """One acquisition on its own pixels, or warped to *grid* if it is in another CRS."""
-    if raster_crs(member.acquisitions[path].crs) != grid.crs:
+    crs = raster_crs(member.acquisitions[path].crs)
+    if crs is not grid.crs and crs != grid.crs:
         return member.view(path, grid)
     native, dx, dy = member.native_grid(
         path, left=grid.left, top=grid.top, width=width, height=height
     )
     view = member.view(path, native)
-    view['dx'], view['dy'] = torch.tensor(dx).float(), torch.tensor(dy).float()
+    view['dx'].fill_(dx)
+    view['dy'].fill_(dy)
     return view
 
 

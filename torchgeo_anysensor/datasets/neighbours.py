@@ -79,18 +79,25 @@ def decoded_once(bounds: Bounds, crs: CRS) -> Iterator[None]:
         _area.reset(token)
 
 
-def read_pixels(src: DatasetReader, indexes: Sequence[int], window: Window) -> NDArray:
+def read_pixels(
+    src: DatasetReader, indexes: Sequence[int], window: Window, out: NDArray | None = None
+) -> NDArray:
     """Bands ``(C, H, W)`` of a window within a file, not to be written to.
 
     Args:
         src: The file.
         indexes: Bands, from 1.
         window: Whole pixels.
+        out: Where to put them; is returned.
     """
     area = _area.get()
     if area is None:
-        return src.read(list(indexes), window=window)
-    return area.read(src, indexes, window)
+        return src.read(list(indexes), window=window, out=out)
+    data = area.read(src, indexes, window)
+    if out is None:
+        return data
+    out[...] = data
+    return out
 
 
 def side_by_side(boxes: Sequence[tuple[int, Bounds]]) -> list[tuple[Bounds, list[int]]]:

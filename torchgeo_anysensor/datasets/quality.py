@@ -22,10 +22,15 @@ def is_bad(qa: QA, codes: NDArray, bands: Collection[str]) -> NDArray[np.bool_]:
     Returns:
         ``(H, W)``.
     """
-    codes = codes.astype(np.int64)
-    bad = np.isin(codes, qa.bad_values)
-    for bit in (*qa.bad_bits, *(bit for band, bit in qa.band_bits if band in bands)):
-        bad |= (codes >> bit) & 1 == 1
+    if codes.dtype.kind != 'u':
+        codes = codes.astype(np.int64)
+    bad = np.zeros(codes.shape, dtype=bool)
+    bits = [*qa.bad_bits, *(bit for band, bit in qa.band_bits if band in bands)]
+    mask = sum(1 << bit for bit in set(bits)) & np.iinfo(codes.dtype).max
+    if mask:
+        bad |= (codes & codes.dtype.type(mask)) != 0
+    for value in qa.bad_values:
+        bad |= codes == value
     return bad
 
 

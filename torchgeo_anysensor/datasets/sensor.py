@@ -15,7 +15,6 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pyproj import CRS as PROJ_CRS
-from rasterio.enums import Resampling
 from torch import Tensor
 from torchgeo.datasets import RGBBandsMissingError
 from torchgeo.datasets.utils import GeoSlice
@@ -29,7 +28,7 @@ from .geometry import crs_text, lon_lat, project, raster_crs
 from .index import Tile
 from .plot import draw_panels, view_panels
 from .quality import is_bad
-from .read import Grid, read
+from .read import Grid, read_bands
 
 _CELSIUS_TO_KELVIN = 273.15
 _LEVELS = {'top of atmosphere': 0.0, 'surface': 1.0, None: math.nan}
@@ -113,6 +112,9 @@ class SensorDataset(Catalog):
         self.rgb_bands = self.sensor.rgb
         self.bands = tuple(bands) if bands is not None else self._default_bands(res)
         self._bands = self.sensor.select(self.bands)
+        # What was worked out once: facts by platform, times by acquisition and tile
+        self._facts: dict[str, dict[str, Tensor]] = {}
+        self._clock: dict[tuple[str, str], tuple[float, float, float]] = {}
         needed = [*self.bands, *(qa.band for qa in self.qa)]
         self._find(
             self.bands, needed, res=res, crs=crs, max_cloud=max_cloud, cache=cache, strict=strict
@@ -191,41 +193,46 @@ class SensorDataset(Catalog):
             first tile that has a valid pixel.
         """
         acquisition = self.acquisitions[path]
-        image = np.zeros((len(self.bands), grid.height, grid.width), dtype=np.float32)
-        valid = np.zeros((grid.height, grid.width), dtype=bool)
-        source = None
-        for tile in acquisition.tiles:
-            if len(acquisition.tiles) > 1 and not _touches(tile, grid):
-                continue
+        tiles = acquisition.tiles
+        if len(tiles) > 1:
+            tiles = [tile for tile in tiles if _touches(tile, grid)] or tiles[:1]
+        image, valid = self._read_tile(tiles[0], grid)
+        source = tiles[0] if valid.any() else None
+        for tile in tiles[1:]:
+            if valid.all():
+                break
             own, good = self._read_tile(tile, grid)
             fill = good & ~valid
             if fill.any():
                 source = source or tile
-                image = np.where(fill, own, image)
+                np.copyto(image, own, where=fill)
                 valid |= good
-            if valid.all():
-                break
         source = source or acquisition.tiles[0]
         facts = self._band_facts(source.platform)
         left, bottom, right, top = grid.bounds
-        start, stop = acquisition.start.timestamp(), acquisition.stop.timestamp()
-        patch = [left, right, grid.xres, bottom, top, grid.yres, start, stop, 1]
         lon, lat = lon_lat((left + right) / 2, (bottom + top) / 2, grid.crs)
+        start, stop, t = self._times(path, source)
+        patch = [left, right, grid.xres, bottom, top, grid.yres, start, stop, 1]
+        patch += [grid.xres, 0, left, 0, -grid.yres, top, 0, 0, 1]
+        # Few tensors, cut into many: to make one takes longer than to cut it
+        place = torch.tensor(patch, dtype=torch.float32)
+        single = torch.tensor([grid.xres, 0.0, 0.0, _LEVELS[self.sensor.level]]).unbind()
+        double = torch.tensor([t, lon, lat], dtype=torch.float64).unbind()
         return {
             'image': torch.from_numpy(image),
             'valid': torch.from_numpy(valid),
-            'wavelength': facts['wavelength'],
-            'bandwidth': facts['bandwidth'],
-            'gsd': facts['gsd'],
-            'res': torch.tensor(grid.xres, dtype=torch.float32),
-            't': torch.tensor(source.time.timestamp(), dtype=torch.float64),
-            'dx': torch.tensor(0.0),
-            'dy': torch.tensor(0.0),
-            'lon': torch.tensor(lon, dtype=torch.float64),
-            'lat': torch.tensor(lat, dtype=torch.float64),
-            'level': torch.tensor(_LEVELS[self.sensor.level]),
-            'bounds': torch.tensor(patch, dtype=torch.float32),
-            'transform': torch.tensor(tuple(grid.transform), dtype=torch.float32),
+            'wavelength': facts['wavelength'].clone(),
+            'bandwidth': facts['bandwidth'].clone(),
+            'gsd': facts['gsd'].clone(),
+            'res': single[0],
+            't': double[0],
+            'dx': single[1],
+            'dy': single[2],
+            'lon': double[1],
+            'lat': double[2],
+            'level': single[3],
+            'bounds': place[:9],
+            'transform': place[9:],
         }
 
     def native_grid(
@@ -256,50 +263,30 @@ class SensorDataset(Catalog):
 
     def _read_tile(self, tile: Tile, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """One tile in the units of its bands ``(C, H, W)``, 0 where it is not valid ``(H, W)``."""
-        dn, valid = self._read_bands(tile, grid)
+        image, valid = read_bands(
+            [self._locate(tile, band) for band in self.bands],
+            grid,
+            nodata=self.nodata,
+            saturated=self.sensor.saturated,
+        )
         for qa in self.qa:
             codes, inside = self._quality_codes(tile, qa, grid)
-            valid &= inside & ~is_bad(qa, codes, self.bands)
-        image = self._to_units(dn, tile) if self.calibrate else dn
-        return np.where(valid, image, np.float32(0)), valid
-
-    def _read_bands(self, tile: Tile, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Digital numbers ``(C, H, W)`` and where all bands have data ``(H, W)``."""
-        shape = (grid.height, grid.width)
-        dn = np.zeros((len(self.bands), *shape), dtype=np.float32)
-        valid = np.ones(shape, dtype=bool)
-        places: dict[str, list[tuple[int, int]]] = {}
-        for position, band in enumerate(self.bands):
-            path, number = self._locate(tile, band)
-            places.setdefault(path, []).append((position, number))
-        for path, bands in places.items():
-            data, inside = read(
-                path,
-                grid,
-                indexes=[number for _, number in bands],
-                nodata=self.nodata,
-                resampling=Resampling.bilinear,
-            )
-            valid &= inside & self._has_data(data)
-            dn[[position for position, _ in bands]] = data
-        return dn, valid
-
-    def _has_data(self, data: NDArray) -> NDArray[np.bool_]:
-        """Where all bands of ``(C, H, W)`` are numbers, neither nodata nor saturated."""
-        good = np.ones(data.shape[1:], dtype=bool)
-        for value in (self.nodata, self.sensor.saturated):
-            if value is not None:
-                good &= (data != value).all(axis=0)
-        if np.issubdtype(data.dtype, np.floating):
-            good &= np.isfinite(data).all(axis=0)
-        return good
+            valid &= inside
+            valid &= ~is_bad(qa, codes, self.bands)
+        if self.calibrate:
+            image = self._to_units(image, tile)
+        if not valid.all():
+            np.copyto(image, 0, where=~valid)
+        return image, valid
 
     def _to_units(self, dn: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
-        """Digital numbers ``(C, H, W)`` to reflectance and kelvin."""
+        """Digital numbers ``(C, H, W)`` to reflectance and kelvin, in place."""
         scale, offset = np.array(
             [self._calibration(tile, band) for band in self._bands], dtype=np.float32
         ).T
-        return dn * scale[:, None, None] + offset[:, None, None]
+        dn *= scale[:, None, None]
+        dn += offset[:, None, None]
+        return dn
 
     def _calibration(self, tile: Tile, band: Band) -> tuple[float, float]:
         """Scale and offset of a band to reflectance or kelvin."""
@@ -309,14 +296,25 @@ class SensorDataset(Catalog):
 
     def _band_facts(self, platform: str) -> dict[str, Tensor]:
         """Wavelength, bandwidth and ground sample distance, ``(C,)`` each."""
-        known = {band.name: band for band in self.sensor.bands_of(platform)}
-        bands = [known[band.name] for band in self._bands]
-        facts = {
-            'wavelength': [band.center_wavelength_um for band in bands],
-            'bandwidth': [band.fwhm_um for band in bands],
-            'gsd': [band.gsd_m for band in bands],
-        }
-        return {key: torch.tensor(value, dtype=torch.float32) for key, value in facts.items()}
+        if platform not in self._facts:
+            known = {band.name: band for band in self.sensor.bands_of(platform)}
+            bands = [known[band.name] for band in self._bands]
+            self._facts[platform] = {
+                'wavelength': torch.tensor([band.center_wavelength_um for band in bands]),
+                'bandwidth': torch.tensor([band.fwhm_um for band in bands]),
+                'gsd': torch.tensor([float(band.gsd_m) for band in bands]),
+            }
+        return self._facts[platform]
+
+    def _times(self, path: str, tile: Tile) -> tuple[float, float, float]:
+        """Start and stop of an acquisition and time of one of its tiles, seconds since 1970."""
+        key = path, tile.name
+        if key not in self._clock:
+            acquisition = self.acquisitions[path]
+            times = acquisition.start, acquisition.stop, tile.time
+            start, stop, t = (time.timestamp() for time in times)
+            self._clock[key] = start, stop, t
+        return self._clock[key]
 
     # -- TorchGeo ------------------------------------------------------------------------------
 
@@ -355,5 +353,10 @@ def _quality(qa: QA | Sequence[QA] | bool, sensor: Sensor) -> tuple[QA, ...]:
 def _touches(tile: Tile, grid: Grid) -> bool:
     """Whether a tile may have pixels on a grid."""
     crs = crs_text(grid.crs.to_string())
+    if crs == tile.crs:
+        boxes = np.array([header.bounds for header in tile.headers.values()])
+        west, south, east, north = boxes[np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).argmax()]
+        left, bottom, right, top = grid.bounds
+        return bool(west <= right and east >= left and south <= top and north >= bottom)
     patch = project(shapely.box(*grid.bounds), crs, tile.crs)
     return bool(tile.ground.intersects(patch))

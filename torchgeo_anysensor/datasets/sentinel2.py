@@ -213,18 +213,16 @@ class Sentinel2L1C(_Sentinel2):
         coarsest = max(tile.headers.values(), key=lambda header: header.xres)
         tile.headers['MSK_CLASSI', 0.0] = coarsest
 
-    def _quality_codes(
-        self, tile: Tile, qa: QA, grid: Grid
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _quality_codes(self, tile: Tile, qa: QA, grid: Grid) -> tuple[NDArray, NDArray[np.bool_]]:
         """The cloud masks as one bit field ``(H, W)``."""
         path, _ = self._locate(tile, qa.band)
-        codes = np.zeros((grid.height, grid.width), dtype=np.int64)
+        codes = np.zeros((grid.height, grid.width), dtype=np.uint8)
         if not path.lower().endswith('.gml'):
             masks, inside = read(
                 path, grid, indexes=[1, 2, 3], nodata=None, resampling=Resampling.nearest
             )
             for bit, mask in enumerate(masks):
-                codes |= (mask > 0).astype(np.int64) << bit
+                codes |= (mask > 0).view(np.uint8) << bit
             return codes, inside
         target = crs_text(grid.crs.to_string())
         for bit, kind in enumerate(_CLASSES):
@@ -237,7 +235,7 @@ class Sentinel2L1C(_Sentinel2):
                 codes |= (
                     rasterize(
                         shapes, out_shape=codes.shape, transform=grid.transform, dtype='uint8'
-                    ).astype(np.int64)
+                    )
                     << bit
                 )
         return codes, np.ones(codes.shape, dtype=bool)
