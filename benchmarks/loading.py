@@ -40,6 +40,7 @@ from torchgeo.datasets import Landsat8, RasterDataset, Sentinel2
 from torchgeo_anysensor.datasets import HLSS30, LandsatC2L2, MultiSensorDataset, Sentinel2L1C
 from torchgeo_anysensor.samplers import AlignedPatchSampler
 
+NEIGHBOURS, BATCH = 16, 64
 CACHES = {'cold': '16', 'warm': '1024'}  # GDAL_CACHEMAX, MB
 
 
@@ -48,6 +49,7 @@ class Source(NamedTuple):
 
     dataset: Any
     keys: Sequence[Any]
+    each: int = 1  #: patches of a key
 
 
 # -- ways to load ------------------------------------------------------------------------------
@@ -67,6 +69,28 @@ def ours(
     )
     sampler = AlignedPatchSampler(dataset, size=patches.size, length=patches.count, seed=0)
     return Source(dataset, list(sampler))
+
+
+class Batches(Dataset):
+    """A dataset whose keys are batches."""
+
+    def __init__(self, dataset: MultiSensorDataset) -> None:
+        """Of one whose keys are patches."""
+        self.dataset = dataset
+
+    def __getitem__(self, key: Any) -> list[Any]:
+        """Read a batch as a DataLoader does."""
+        return self.dataset.__getitems__(key)
+
+
+def neighbours(scenes: Scenes, patches: argparse.Namespace, **folders: str) -> Source:
+    """Ours, with batches of groups of patches that lie side by side."""
+    dataset = ours(scenes, patches, **folders).dataset
+    length = BATCH * -(-patches.count // NEIGHBOURS)
+    sampler = AlignedPatchSampler(
+        dataset, size=patches.size, length=length, neighbours=NEIGHBOURS, seed=0
+    )
+    return Source(Batches(dataset), [*itertools.batched(sampler, BATCH)], each=BATCH)
 
 
 class HLS(RasterDataset):
@@ -139,6 +163,7 @@ Way = Callable[..., Source]
 WAYS: dict[str, Way] = {
     'TorchGeo': torchgeo,
     'ours': ours,
+    f'ours, neighbours={NEIGHBOURS}': neighbours,
     'bare reads': bare,
     'ours, masked': lambda *args, **kwargs: ours(*args, qa=True, **kwargs),
     'bare reads, with quality bands': lambda *args, **kwargs: bare(*args, qa=True, **kwargs),
@@ -181,9 +206,10 @@ def in_turns(sources: Mapping[str, Source], *, warm: bool) -> dict[str, Cost]:
             for repeat in range(3 if warm else 1):
                 cpu, wall = time.process_time(), time.perf_counter()
                 sample = source.dataset[key]
-                cost = Cost(time.process_time() - cpu, time.perf_counter() - wall, 0)
+                spent = time.process_time() - cpu, time.perf_counter() - wall
                 if repeat or not warm:
-                    costs[name].append(cost._replace(mb=megabytes(sample)))
+                    each = (value / source.each for value in (*spent, megabytes(sample)))
+                    costs[name].append(Cost(*each))
     # The first patch opens the files
     return {n: Cost(*map(statistics.median, zip(*c[1:]))) for n, c in costs.items()}
 
@@ -198,6 +224,7 @@ def in_workers(source: Source, *, warm: bool, workers: int, batch: int = 4) -> C
     keys = [*source.keys]
     if warm:  # the same patches again and again
         keys = keys[: batch * workers] * (len(keys) // (2 * workers) + 2)
+    batch = batch if source.each == 1 else 1
     loader = DataLoader(
         source.dataset,
         sampler=keys,
@@ -212,9 +239,10 @@ def in_workers(source: Source, *, warm: bool, workers: int, batch: int = 4) -> C
         cpu.setdefault(pid, []).append(used)
         walls.append(time.perf_counter())
         sizes.append(mb)
+    batch *= source.each
     spent = [(b - a) / batch for used in cpu.values() for a, b in itertools.pairwise(used)]
     wall = (walls[-1] - walls[workers - 1]) / ((len(walls) - workers) * batch)
-    return Cost(statistics.median(spent), wall, statistics.median(sizes))
+    return Cost(statistics.median(spent), wall, statistics.median(sizes) / source.each)
 
 
 def compare(

@@ -215,3 +215,26 @@ def test_profile_and_memory_of_loading(scenes):
     assert parts['a sample'] >= parts['the views'] >= parts['their bands'] >= parts['decoding'] > 0
     assert all(ms > 0 for ms in parts.values())
     assert 'after 10 patches' in loading.memory(written, options)
+
+
+def test_costs_of_an_index(benchmark, capsys):
+    index = benchmark('index')
+    index.main(['--files', '14', '--pairs', '9x4'])
+    lines = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines()]
+    tables = [line for line in lines if len(line) > 1 and '---' not in line[0]]
+    heads, *rows = tables
+    assert [dict(zip(heads, row))['products'] for row in rows[:2]] == ['1', '1']
+    pairs = dict(zip(*tables[-2:]))
+    assert int(pairs['acquisitions']) == 2 * 9 * 4
+    assert all(float(cell) >= 0 for cell in tables[-1][2:])
+
+
+def test_negatives_of_neighbours(benchmark, demo, capsys):
+    neighbours = benchmark('neighbours')
+    small = {'steps': 2, 'batch': 4, 'seeds': 1, 'block': 300, 'looks': 2}
+    options = [f'--{key}={value}' for key, value in small.items()]
+    neighbours.main([f'--data={demo}', *options, '--neighbours', '2'])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.strip('| ').split(' | ') for line in lines if line.startswith('| ')][2:]
+    assert [row[:2] for row in rows] == [['2', '2']]
+    assert all(0 <= float(cell.split()[0]) <= 2 for row in rows for cell in row[2:])

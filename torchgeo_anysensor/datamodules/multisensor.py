@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import shapely
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
@@ -14,7 +15,13 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.samplers import GeoSampler
 
 from ..datasets import MultiSensorDataset, collate_sensors
-from ..samplers import AlignedGridSampler, AlignedPatchSampler, BlockSplit
+from ..samplers import (
+    AlignedGridSampler,
+    AlignedPatchSampler,
+    BlockSplit,
+    RankSampler,
+    ResumableDataLoader,
+)
 from ..types import MultiSensorSample
 
 Transform = Callable[[MultiSensorSample], MultiSensorSample]
@@ -31,6 +38,7 @@ class MultiSensorDataModule(BaseDataModule):
         split: BlockSplit,
         batch_size: int = 16,
         length: int | None = None,
+        neighbours: int = 1,
         train_transforms: Sequence[Transform] = (),
         num_workers: int = 0,
     ) -> None:
@@ -43,6 +51,8 @@ class MultiSensorDataModule(BaseDataModule):
             batch_size: Patches in a batch.
             length: Training patches in an epoch; by default as many as cover the train ground of
                 every acquisition once.
+            neighbours: Training patches that lie side by side and are decoded at once; a batch
+                holds ``batch_size / neighbours`` places (see :class:`AlignedPatchSampler`).
             train_transforms: Called in turn on each training batch, on the device.
             num_workers: Processes that read.
         """
@@ -52,6 +62,7 @@ class MultiSensorDataModule(BaseDataModule):
         self.size = size
         self.split = split
         self.length = length
+        self.neighbours = neighbours
         self.train_transforms = tuple(train_transforms)
         self.samplers: dict[str, GeoSampler] = {}
 
@@ -87,7 +98,7 @@ class MultiSensorDataModule(BaseDataModule):
             roi = getattr(ground, name)
             try:
                 self.samplers[name] = (
-                    AlignedPatchSampler(self.scenes, size=self.size, length=self.length, roi=roi)
+                    self._train_sampler(roi)
                     if name == 'train'
                     else AlignedGridSampler(self.scenes, size=self.size, roi=roi)
                 )
@@ -99,40 +110,71 @@ class MultiSensorDataModule(BaseDataModule):
         rank_zero_info(f'Ground split into blocks of {self.split.size:g} m:\n{ground.report()}')
         rank_zero_info(f'Patches of {self.size:g} m: {counts}')
 
-    def _dataloader_factory(self, split: str) -> DataLoader[Any]:
-        """Make the loader of a split."""
-        sampler = self.samplers[split]
-        if split == 'train' and len(sampler) < self.batch_size:
+    def _train_sampler(self, roi: shapely.Geometry) -> AlignedPatchSampler:
+        """Random patches of a region; all ranks draw the same."""
+        seed = torch.initial_seed()
+        if self.trainer is not None:
+            seed = self.trainer.strategy.broadcast(seed)
+        return AlignedPatchSampler(
+            self.scenes,
+            size=self.size,
+            length=self.length,
+            neighbours=self.neighbours,
+            roi=roi,
+            seed=seed,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        """What the loaders of all splits have in common."""
+        return {
+            'num_workers': self.num_workers,
+            'collate_fn': collate_sensors,
+            'persistent_workers': self.num_workers > 0,
+            'pin_memory': torch.cuda.is_available(),
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Random patches of the train ground: of each rank its own, and resumable.
+
+        Raises:
+            ValueError: If an epoch has no batch for each rank.
+        """
+        patches = self.samplers['train']
+        assert isinstance(patches, AlignedPatchSampler)
+        ranks = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        sampler = RankSampler(
+            patches, batch_size=self.batch_size, **(ranks or {'num_replicas': 1, 'rank': 0})
+        )
+        if len(sampler) < self.batch_size:
+            each = f' on each of {sampler.num_replicas} ranks' if sampler.num_replicas > 1 else ''
             raise ValueError(
-                f'an epoch of {len(sampler)} training patches has no batch of {self.batch_size}; '
-                'use a smaller batch_size or a larger length'
+                f'an epoch of {len(patches)} training patches has no batch of {self.batch_size}'
+                f'{each}; use a smaller batch_size or a larger length'
             )
+        return ResumableDataLoader(
+            cast(Dataset[Any], self.scenes), sampler=sampler, drop_last=True, **self._options()
+        )
+
+    def _in_order(self, split: str) -> DataLoader[Any]:
+        """Patches side by side over the ground of a split."""
         return DataLoader(
             cast(Dataset[Any], self.scenes),
             batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=collate_sensors,
-            drop_last=split == 'train',
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            sampler=self.samplers[split],
+            **self._options(),
         )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Random patches of the train ground."""
-        return self._dataloader_factory('train')
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Patches side by side over the val ground."""
-        return self._dataloader_factory('val')
+        return self._in_order('val')
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Patches side by side over the test ground."""
-        return self._dataloader_factory('test')
+        return self._in_order('test')
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Patches side by side over the test ground."""
-        return self._dataloader_factory('test')
+        return self._in_order('test')
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training batches on the device.

@@ -32,6 +32,7 @@ from .index import (
     set_time,
 )
 from .join import JoinableDataset
+from .lookup import IndexedDataset
 from .quality import clear_share
 from .read import Grid, read
 from .scan import scan
@@ -40,7 +41,7 @@ from .scan import scan
 _SAMPLES = 256
 
 
-class Catalog(JoinableDataset, RasterDataset):
+class Catalog(JoinableDataset, IndexedDataset, RasterDataset):
     """The acquisitions of one sensor, found by the names of files and indexed by their headers.
 
     Attributes:
@@ -259,8 +260,8 @@ class Catalog(JoinableDataset, RasterDataset):
         Args:
             position: Row of the index.
         """
-        acquisition = self.acquisitions[self.index.filepath.iloc[position]]
-        crs = crs_text(self.crs.srs)
+        acquisition = self.acquisitions[self.lookup.paths[position]]
+        crs = self.lookup.crs_text
         if crs == acquisition.crs:
             return Lattice(*acquisition.corner, self.pixel, crs)
         return Lattice(0.0, 0.0, self.res[0], crs)

@@ -96,15 +96,17 @@ def _walk(root: str) -> Iterable[str]:
 
 def _walk_folder(root: str) -> Iterator[str]:
     """All files under a folder; where links make a circle, each folder once."""
-    seen: set[str] = set()
+    seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
+        status = os.stat(folder)
+        real = status.st_dev, status.st_ino
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         folders.sort()
-        yield from (os.path.join(folder, name) for name in names)
+        inside = os.path.join(folder, '')
+        yield from (inside + name for name in names)
 
 
 def _members(archive: str) -> list[str]:
@@ -125,6 +127,8 @@ def _as_gdal(name: str) -> str:
 
 def on_disk(path: str) -> str:
     """The file on disk that holds a path: itself, or the archive that it is in."""
+    if path[:4].lower() != '/vsi':
+        return path
     match = _ARCHIVE.match(path)
     return match['path'] if match else path
 

@@ -49,6 +49,11 @@ class Header(NamedTuple):
         right = self.left + self.width * self.xres
         return self.left, self.top - self.height * self.yres, right, self.top
 
+    @property
+    def area(self) -> float:
+        """Of all pixels."""
+        return self.width * self.xres * self.height * self.yres
+
 
 @dataclass(slots=True)
 class Tile:
@@ -88,8 +93,7 @@ class Tile:
     @property
     def ground(self) -> shapely.Polygon:
         """What its largest file covers, in its own CRS."""
-        boxes = [shapely.box(*header.bounds) for header in set(self.headers.values())]
-        return max(boxes, key=lambda box: box.area)
+        return shapely.box(*max(self.headers.values(), key=lambda header: header.area).bounds)
 
     @property
     def utm_zone(self) -> int:
@@ -150,6 +154,8 @@ class Acquisition:
     def clear_fraction(self) -> float:
         """Share of the observed ground that is clear, where the tiles know it."""
         known = [tile for tile in self.tiles if not math.isnan(tile.clear_fraction)]
+        if len(known) == 1:
+            return known[0].clear_fraction
         total = sum(tile.ground.area for tile in known)
         clear = sum(tile.clear_fraction * tile.ground.area for tile in known)
         return clear / total if known else float('nan')
@@ -267,10 +273,8 @@ def build_index(acquisitions: dict[str, Acquisition], *, crs: str) -> GeoDataFra
     if len(set(rows)) == len(rows):
         geometry = pieces
     else:
-        geometry = np.array(
-            [shapely.union_all(pieces[rows == row]) for row in range(len(acquisitions))],
-            dtype=object,
-        )
+        parts = np.split(pieces, np.flatnonzero(np.diff(rows)) + 1)
+        geometry = np.array([shapely.union_all(own) for own in parts], dtype=object)
     data: dict[str, Any] = {'filepath': list(acquisitions)}
     data['clear_fraction'] = [a.clear_fraction for a in acquisitions.values()]
     for column in ('tile', 'platform', 'baseline'):

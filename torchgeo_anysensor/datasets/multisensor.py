@@ -9,28 +9,28 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import shapely
 from geopandas import GeoDataFrame
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from pyproj import CRS as PROJ_CRS
-from torchgeo.datasets import GeoDataset
 from torchgeo.datasets.utils import GeoSlice
 
 from ..types import MultiSensorSample, SensorSample
-from .geometry import METRES_PER_DEGREE, Lattice, crs_text, in_metres, raster_crs, rectangle
+from .geometry import METRES_PER_DEGREE, Lattice, crs_text, in_metres, raster_crs
 from .index import build_index
 from .labels import LabelDataset
+from .lookup import IndexedDataset
+from .matching import Matcher
+from .neighbours import decoded_once, side_by_side
 from .plot import draw_panels, true_color
 from .read import Grid
 from .sensor import SensorDataset
-
-Combination = dict[str, tuple[str, ...]]
 
 # Two squares of one centre and size share 83 % at least, however they are turned
 _TURNED = 0.8
 
 
-class MultiSensorDataset(GeoDataset):
+class MultiSensorDataset(IndexedDataset):
     """Combinations of acquisitions, one of each sensor, close in time over common ground.
 
     The first sensor is the reference: for each of its acquisitions the nearest in time of every
@@ -120,71 +120,33 @@ class MultiSensorDataset(GeoDataset):
             name: [_index_in(crs, member) for member in members]
             for name, members in self.datasets.items()
         }
-        first, *others = indexes
-        rows: list[tuple[pd.Interval, shapely.Geometry, Combination]] = []
-        for position, interval in enumerate(self.reference.index.index):
-            ground = self.reference.index.geometry.iloc[position]
-            for paths, own in _grids_of(indexes[first], position, ground):
-                for combination, common in self._combine(
-                    {first: paths}, own, {name: indexes[name] for name in others}, interval
-                ):
-                    if len(combination) >= self._least:
-                        rows.append((interval, common, combination))
-        if not rows:
+        # Less than a cell of the lattice holds no patch
+        side = self.step if in_metres(crs_text(crs.srs)) else self.step / METRES_PER_DEGREE
+        near = (pd.Timedelta(0), self.tolerance)
+        within = {name: self.gaps.get(name, near) for name in indexes}
+        found = [
+            match
+            for match in Matcher(indexes, within=within, sliver=side**2)
+            if len(match.combination) >= self._least
+        ]
+        if not found:
             counts = ', '.join(f'{name}: {len(m[0])}' for name, m in self.datasets.items())
             raise ValueError(
                 f'no combination of {self._least} sensors within {self.tolerance} over common '
                 f'ground among these acquisitions: {counts}. Raise the tolerance, lower require, '
                 'or check that the files cover the same place'
             )
+        first = indexes[next(iter(indexes))][0]
+        rows = [match.row for match in found]
+        clear = {name: grids[0]['clear_fraction'].to_numpy() for name, grids in indexes.items()}
         data = {
-            'filepath': [combination[first][0] for _, _, combination in rows],
-            'combination': [combination for _, _, combination in rows],
-            'clear_fraction': [self._clear(combination) for _, _, combination in rows],
+            'filepath': first['filepath'].to_numpy()[rows],
+            'combination': [match.combination for match in found],
+            'clear_fraction': [_cloudiest(clear, match.rows) for match in found],
         }
-        intervals = pd.IntervalIndex([row[0] for row in rows], closed='both', name='datetime')
-        return GeoDataFrame(data, index=intervals, geometry=[row[1] for row in rows], crs=crs)
-
-    def _combine(
-        self,
-        combination: Combination,
-        ground: shapely.Geometry,
-        others: Mapping[str, Sequence[GeoDataFrame]],
-        interval: pd.Interval,
-    ) -> Iterator[tuple[Combination, shapely.Geometry]]:
-        """Deal the ground of a reference acquisition to the nearest acquisitions of the others.
-
-        Where the nearest covers a part of the ground alone, the rest goes to the next one.
-
-        Yields:
-            Combinations, and the ground of each; no two share ground.
-        """
-        if not others:
-            yield combination, ground
-            return
-        # Less than a cell of the lattice holds no patch
-        metres = in_metres(crs_text(self.reference.crs.srs))
-        sliver = (self.step if metres else self.step / METRES_PER_DEGREE) ** 2
-        name, *rest = others
-        remaining = {other: others[other] for other in rest}
-        gap = self.gaps.get(name, (pd.Timedelta(0), self.tolerance))
-        for paths, common in _nearest(others[name], interval, ground, within=gap):
-            common = common.intersection(ground)
-            if common.area < sliver:
-                continue
-            yield from self._combine(combination | {name: paths}, common, remaining, interval)
-            ground = ground.difference(common)
-            if ground.area < sliver:
-                return
-        yield from self._combine(combination, ground, remaining, interval)
-
-    def _clear(self, combination: Combination) -> float:
-        """Clear fraction of the cloudiest acquisition."""
-        known = [
-            self.datasets[name][0].acquisitions[paths[0]].clear_fraction
-            for name, paths in combination.items()
-        ]
-        return float(np.nanmin(known)) if not np.isnan(known).all() else float('nan')
+        return GeoDataFrame(
+            data, index=first.index[rows], geometry=[match.ground for match in found], crs=crs
+        )
 
     def lattice(self, position: int) -> Lattice:
         """Points to which the patches of one combination snap, in the CRS of its reference.
@@ -192,10 +154,10 @@ class MultiSensorDataset(GeoDataset):
         Args:
             position: Row of the index.
         """
-        acquisition = self.reference.acquisitions[self.index.filepath.iloc[position]]
+        acquisition = self.reference.acquisitions[self.lookup.paths[position]]
         if in_metres(acquisition.crs):
             return Lattice(*acquisition.corner, self.step, acquisition.crs)
-        return Lattice(0.0, 0.0, self.step, crs_text(self.crs.srs))  # files in degrees
+        return Lattice(0.0, 0.0, self.step, self.lookup.crs_text)  # files in degrees
 
     # -- samples -------------------------------------------------------------------------------
 
@@ -219,7 +181,7 @@ class MultiSensorDataset(GeoDataset):
             raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
         lattice = self.lattice(position)
         crs = raster_crs(lattice.crs)
-        left, top, width, height = lattice.window(x, y, crs_text(self.crs.srs))
+        left, top, width, height = lattice.window(x, y, self.lookup.crs_text)
 
         def grid(res: float) -> Grid:
             return Grid.over(crs, left, top, width, height, res, res)
@@ -237,24 +199,53 @@ class MultiSensorDataset(GeoDataset):
             sample['mask'] = self.labels.mask(grid(self.labels.grid_res or self.reference.pixel))
         return self.transforms(sample) if self.transforms is not None else sample
 
+    def __getitems__(self, indices: Sequence[GeoSlice]) -> list[MultiSensorSample]:
+        """Read the patches of a batch; a DataLoader calls it.
+
+        What patches side by side share of a file is decoded once, for those of one combination.
+
+        Args:
+            indices: As for one patch.
+
+        Returns:
+            The samples, the same as one by one.
+
+        Raises:
+            IndexError: If nothing lies at one of them.
+        """
+        crs = self.lookup.crs_text
+        boxes = []
+        for index in indices:
+            x, y, t = self._disambiguate_slice(index)
+            position = self._answer(x, y, t)
+            if position is None:
+                raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
+            left, top, width, height = self.lattice(position).window(x, y, crs)
+            boxes.append((position, (left, top - height, left + width, top)))
+        samples: dict[int, MultiSensorSample] = {}
+        for ground, members in side_by_side(boxes):
+            lattice = self.lattice(boxes[members[0]][0])
+            with decoded_once(ground, raster_crs(lattice.crs)):
+                samples |= {number: self[indices[number]] for number in members}
+        return [samples[number] for number in range(len(indices))]
+
     def _answer(self, x: slice, y: slice, t: slice) -> int | None:
         """Row of the combination that answers a query.
 
         It is the one that shares most ground with the query. A sampler's query is for the lattice
         of one row: where two zones saw the ground at one time, that row is the one that is meant.
         """
-        crs = crs_text(self.crs.srs)
-        overlaps = self.index.index.overlaps(pd.Interval(t.start, t.stop, 'both'))
-        rows = np.flatnonzero(overlaps)
-        common = shapely.intersection(self.index.geometry.to_numpy()[rows], rectangle(x, y, crs))
-        shared = shapely.area(common)
-        rows, shared = rows[shared > 0], shared[shared > 0]
+        rows, shared = self.lookup(x, y, t)
         if not len(rows):
             return None
-        meant = np.array([self.lattice(row).made(x, y, crs) for row in rows])
-        meant &= shared >= _TURNED * shared.max()
-        if meant.any():
-            rows, shared = rows[meant], shared[meant]
+        if len(rows) > 1:
+            crs = self.lookup.crs_text
+            lattices = [self.lattice(row) for row in rows]
+            made = {lattice: lattice.made(x, y, crs) for lattice in set(lattices)}
+            meant = np.array([made[lattice] for lattice in lattices])
+            meant &= shared >= _TURNED * shared.max()
+            if meant.any():
+                rows, shared = rows[meant], shared[meant]
         return int(rows[shared.argmax()])
 
     def plot(
@@ -342,58 +333,7 @@ def _index_in(crs: PROJ_CRS, member: SensorDataset) -> GeoDataFrame:
     return build_index(member.acquisitions, crs=crs_text(crs.srs)).assign(product=names)
 
 
-def _grids_of(
-    grids: Sequence[GeoDataFrame], row: int, ground: shapely.Geometry
-) -> Iterator[tuple[tuple[str, ...], shapely.Geometry]]:
-    """One acquisition of a sensor on each of its grids.
-
-    Args:
-        grids: Index of each grid, with a column ``product``.
-        row: Of the finest grid.
-        ground: What is of interest.
-
-    Yields:
-        Path of the acquisition on each grid, and the ground that all share: once, or not at all
-        where a grid lacks it.
-    """
-    finest = grids[0]
-    paths, common = [finest.filepath.iloc[row]], finest.geometry.iloc[row].intersection(ground)
-    for other in grids[1:]:
-        same = other[other['product'] == finest['product'].iloc[row]]
-        if same.empty:  # files of the user's own: each grid has its own names, the time is common
-            same = other[other.index.left == finest.index.left[row]]
-        if same.empty:
-            return
-        shared = shapely.intersection(same.geometry.to_numpy(), common)
-        best = int(shapely.area(shared).argmax())
-        common = shared[best]
-        paths.append(same.filepath.iloc[best])
-    if common.area > 0:
-        yield tuple(paths), common
-
-
-def _nearest(
-    grids: Sequence[GeoDataFrame],
-    interval: pd.Interval,
-    ground: shapely.Geometry,
-    *,
-    within: tuple[pd.Timedelta, ...],
-) -> Iterator[tuple[tuple[str, ...], shapely.Geometry]]:
-    """Acquisitions of a sensor that share ground, from the nearest in time.
-
-    Args:
-        grids: Index of each grid of the sensor, with a column ``product``.
-        interval: Time of the reference acquisition.
-        ground: What must be shared.
-        within: Least and greatest gap between the two time intervals.
-
-    Yields:
-        Path of the acquisition on each grid and the ground that all share.
-    """
-    times = grids[0].index
-    gap = (times.left - interval.right).to_series().clip(lower=pd.Timedelta(0)).to_numpy()
-    gap = gap + (interval.left - times.right).to_series().clip(lower=pd.Timedelta(0)).to_numpy()
-    between = abs(times.mid - interval.mid)
-    for row in between.argsort(kind='stable'):
-        if within[0] <= gap[row] <= within[1]:
-            yield from _grids_of(grids, row, ground)
+def _cloudiest(clear: Mapping[str, NDArray[np.float64]], rows: Mapping[str, int]) -> float:
+    """Least clear fraction of some acquisitions; NaN if none is known."""
+    known = [clear[name][row] for name, row in rows.items()]
+    return float(min((share for share in known if not math.isnan(share)), default=math.nan))

@@ -24,6 +24,7 @@ from rasterio.windows import Window
 
 from .files import stamp
 from .geometry import crs_text, raster_crs
+from .neighbours import read_pixels
 from .resample import local_map, read_warped
 
 #: Formats that are read. A list, because GDAL would follow a VRT to other files and to URLs even if
@@ -228,7 +229,7 @@ class _Bands:
         """Decode to their places in *image*."""
         out = image[self.start : self.start + len(self.indexes)]
         with self.raster.env():
-            self.raster.src.read(self.indexes, window=window, out=out)
+            read_pixels(self.raster.src, self.indexes, window, out=out)
 
 
 def _alike(places: Sequence[tuple[str, int]]) -> list[tuple[Grid | None, list[_Bands]]]:
@@ -315,7 +316,7 @@ def read(
         if raster.grid and resampling == Resampling.nearest:
             found = local_map(raster.grid, grid)
             if found is not None:
-                data = raster.src.read(indexes, window=Window(*found.window))
+                data = read_pixels(raster.src, indexes, Window(*found.window))
                 return found.nearest(data), np.ones((grid.height, grid.width), dtype=bool)
         return read_warped(raster.src, grid, indexes=indexes, nodata=nodata, resampling=resampling)
 
@@ -351,7 +352,7 @@ def _read_native(
     x0, x1 = min(max(left, 0), src.width), min(max(right, 0), src.width)
     y0, y1 = min(max(top, 0), src.height), min(max(bottom, 0), src.height)
     if (x0, x1, y0, y1) == (left, right, top, bottom):
-        data = src.read(indexes, window=Window(x0, y0, x1 - x0, y1 - y0))
+        data = read_pixels(src, indexes, Window(x0, y0, x1 - x0, y1 - y0))
         inside = np.ones((grid.height, grid.width), dtype=bool)
         return _repeat(data, grid, repeat, offset=(col - left * nx, row - top * ny)), inside
     shape = (bottom - top, right - left)
@@ -359,7 +360,7 @@ def _read_native(
     there = np.zeros(shape, dtype=bool)
     if x1 > x0 and y1 > y0:
         block = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
-        data[:, *block] = src.read(indexes, window=Window(x0, y0, x1 - x0, y1 - y0))
+        data[:, *block] = read_pixels(src, indexes, Window(x0, y0, x1 - x0, y1 - y0))
         there[block] = True
     offset = (col - left * nx, row - top * ny)
     return _repeat(data, grid, repeat, offset=offset), _repeat(there, grid, repeat, offset=offset)

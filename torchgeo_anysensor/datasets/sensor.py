@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import shapely
 import torch
 from matplotlib.figure import Figure
@@ -25,7 +24,7 @@ from ..types import SensorSample
 from .catalog import Catalog
 from .collate import merge_views, stack_views
 from .files import Paths, as_list
-from .geometry import crs_text, lon_lat, project, raster_crs, rectangle
+from .geometry import crs_text, lon_lat, project, raster_crs
 from .index import Tile
 from .plot import draw_panels, view_panels
 from .quality import is_bad
@@ -159,19 +158,16 @@ class SensorDataset(Catalog):
             IndexError: If nothing lies there.
         """
         x, y, t = self._disambiguate_slice(index)
-        rows = self.index.iloc[self.index.index.overlaps(pd.Interval(t.start, t.stop, 'both'))]
-        text = crs_text(self.crs.srs)
-        common = shapely.intersection(rows.geometry.to_numpy(), rectangle(x, y, text))
-        rows = rows[shapely.area(common) > 0]  # a common edge alone is no answer
-        rows = rows.sort_index(key=lambda i: i.left, kind='stable')
-        if rows.empty:
+        rows, _ = self.lookup(x, y, t)
+        paths = [self.lookup.paths[row] for row in rows]
+        if not paths:
             raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
-        crs = raster_crs(text)
+        crs = raster_crs(self.lookup.crs_text)
         grid = Grid.over(crs, x.start, y.stop, x.stop - x.start, y.stop - y.start, x.step, y.step)
         if self.time_series:
-            sample = stack_views([dict(self.view(path, grid)) for path in rows.filepath])
+            sample = stack_views([dict(self.view(path, grid)) for path in paths])
         else:
-            sample = self._mosaic(list(rows.filepath), grid)
+            sample = self._mosaic(paths, grid)
         sample['bounds'] = self._slice_to_tensor((x, y, t)).float()
         return self.transforms(sample) if self.transforms is not None else sample
 

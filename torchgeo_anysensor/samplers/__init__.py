@@ -4,6 +4,14 @@
 """Where patches are cut, and how the ground is split."""
 
 from .aligned import AlignedGridSampler, AlignedPatchSampler
+from .ranks import RankSampler, ResumableDataLoader
 from .splits import BlockSplit, Splits
 
-__all__ = ('AlignedGridSampler', 'AlignedPatchSampler', 'BlockSplit', 'Splits')
+__all__ = (
+    'AlignedGridSampler',
+    'AlignedPatchSampler',
+    'BlockSplit',
+    'RankSampler',
+    'ResumableDataLoader',
+    'Splits',
+)

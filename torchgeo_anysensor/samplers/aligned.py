@@ -6,7 +6,7 @@
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import shapely
@@ -17,12 +17,19 @@ from torchgeo.samplers import GeoSampler
 
 from ..datasets import MultiSensorDataset, SensorDataset
 from ..datasets.geometry import Lattice, crs_text, in_metres, project
+from .positions import concatenate, inside, on_lattice, widest
 
-# Footprints that went through a projection miss their corners by less than this.
-_SLACK_M = 0.01
+# Patches whose random numbers are drawn at once
+_DRAWN = 1024
 
-# Enough to choose from; a 110 km tile has 3.4 million points 60 m apart.
+# Enough to choose from in one ground; a 110 km tile has 3.4 million points 60 m apart
 _MAX_POSITIONS = 100_000
+
+# In all: 16 bytes each
+_MAX_POSITIONS_IN_ALL = 5_000_000
+
+# In one ground, however many there are
+_MIN_POSITIONS = 64
 
 
 class _AlignedSampler(GeoSampler):
@@ -53,45 +60,68 @@ class _AlignedSampler(GeoSampler):
         self.crs = crs_text(dataset.crs.srs)
         step = _step(dataset)
         _check_multiple('size', self.size, step)
-        self.intervals = dataset.index.index
-        self.lattices = [dataset.lattice(row) for row in range(len(dataset.index))]
-        self.regions: list[shapely.Geometry] = []  # ground of each row, in its lattice's CRS
-        self._positions: list[NDArray[np.float64]] = []  # (n, 2) left, top; shared by equal rows
-        known: dict[tuple, tuple[shapely.Geometry, NDArray[np.float64]]] = {}
+        self._left, self._right = dataset.index.index.left, dataset.index.index.right
+        shared: dict[Lattice, Lattice] = {}
+        rows = [dataset.lattice(row) for row in range(len(dataset.index))]
+        self.lattices = [shared.setdefault(lattice, lattice) for lattice in rows]
+        grounds = dataset.index.geometry.to_numpy()
         hidden = (dataset.index['clear_fraction'] < min_clear).to_numpy()
-        for geometry, lattice, skip in zip(dataset.index.geometry, self.lattices, hidden):
-            key = (geometry.wkb, lattice.crs, lattice.x % step, lattice.y % step, bool(skip))
-            if key not in known:
-                region = shapely.Polygon() if skip else geometry
-                region = region if roi is None else region.intersection(roi)
-                region = project(region, self.crs, lattice.crs)
-                known[key] = region, self._fit(region, lattice)
-            self.regions.append(known[key][0])
-            self._positions.append(known[key][1])
+        keys = [
+            (wkb, lattice.crs, lattice.x % step, lattice.y % step, bool(skip))
+            for wkb, lattice, skip in zip(shapely.to_wkb(grounds), self.lattices, hidden)
+        ]
+        first = {key: row for row, key in reversed([*enumerate(keys)])}
+        self._most = _MAX_POSITIONS_IN_ALL // len(first)  # positions of one ground
+        known: dict[tuple, tuple[shapely.Geometry, NDArray[np.float64], float]] = {}
+        for number, (key, row) in enumerate(sorted(first.items(), key=lambda item: item[1])):
+            region = shapely.Polygon() if hidden[row] else grounds[row]
+            region = region if roi is None else region.intersection(roi)
+            region = project(region, self.crs, self.lattices[row].crs)
+            known[key] = region, *self._fit(region, self.lattices[row], number)
+        # Of each row; rows of equal ground share them
+        self.regions = [known[key][0] for key in keys]  # in the CRS of the row's lattice
+        self._positions = [known[key][1] for key in keys]  # (n, 2) left, top
+        self._weights = np.array([known[key][2] for key in keys])  # of a position
         self._counts = np.array([len(positions) for positions in self._positions])
         if not self._counts.any():
             raise ValueError(
                 f'no patch of {self.size:g} m fits: the widest ground is '
-                f'{_widest(self.regions):.0f} m. Use a smaller size (a multiple of {step:g} m)'
+                f'{widest(self.regions):.0f} m. Use a smaller size (a multiple of {step:g} m)'
                 + (' or a larger region' if roi is not None else '')
                 + (' or a smaller min_clear' if hidden.any() else '')
             )
 
     @abstractmethod
-    def _fit(self, region: shapely.Geometry, lattice: Lattice) -> NDArray[np.float64]:
-        """Positions ``(n, 2)``, left and top in metres, of patches inside of *region*."""
+    def _fit(
+        self, region: shapely.Geometry, lattice: Lattice, number: int
+    ) -> tuple[NDArray[np.float64], float]:
+        """Find patches inside of a region.
+
+        Args:
+            region: In the CRS of the lattice.
+            lattice: That they snap to.
+            number: Of the region.
+
+        Returns:
+            Positions ``(n, 2)``, left and top in metres, and how many each stands for.
+        """
 
     def _slices(self, row: int, left: float, top: float) -> GeoSlice:
         """Patch at a position of a row of the index."""
-        t = self.intervals[row]
-        return *self.lattices[row].query(left, top, self.size, self.crs), slice(t.left, t.right)
+        x, y = self.lattices[row].query(left, top, self.size, self.crs)
+        return x, y, slice(self._left[row], self._right[row])
 
 
 class AlignedPatchSampler(_AlignedSampler):
     """Random patches, for training.
 
     An epoch is a function of the seed and the number of the epoch: it is the same however often it
-    is drawn, and another one after :meth:`set_epoch`, which Lightning calls.
+    is drawn, and another one after :meth:`set_epoch`. :class:`RankSampler` deals it to ranks.
+
+    With *neighbours*, patches come in groups that lie side by side in one acquisition, so that a
+    :class:`MultiSensorDataset` decodes the files once for all of a group that are in a batch. A
+    batch then holds ``batch_size / neighbours`` places. Where less of the group fits, at the edge
+    of a region, it is smaller, and such ground is drawn less often.
     """
 
     def __init__(
@@ -100,6 +130,8 @@ class AlignedPatchSampler(_AlignedSampler):
         *,
         size: float,
         length: int | None = None,
+        neighbours: int = 1,
+        spacing: float | None = None,
         roi: shapely.Geometry | None = None,
         min_clear: float = 0.0,
         seed: int | None = None,
@@ -111,19 +143,28 @@ class AlignedPatchSampler(_AlignedSampler):
             size: Width of a patch in metres, a multiple of the dataset's lattice (60 m for grids of
                 10, 20 and 30 m).
             length: Patches in an epoch; by default as many as would cover every acquisition once.
+            neighbours: Patches in a group.
+            spacing: Metres between the corners of patches of a group, a multiple of the lattice; by
+                default and at least *size*, so that they share no ground.
             roi: Region, in the dataset's CRS, that patches must not leave.
             min_clear: Least ``clear_fraction`` of the acquisitions that are sampled.
             seed: By default the one that ``seed_everything`` or ``torch.manual_seed`` set.
 
         Raises:
-            ValueError: If *size* is not a multiple of the lattice, no patch fits, or *length* is
-                not positive.
+            ValueError: If *size* or *spacing* is not a multiple of the lattice, no patch fits, or
+                *length* or *neighbours* is not positive.
         """
         super().__init__(dataset, size=size, roi=roi, min_clear=min_clear)
         ground = sum(region.area for region in self.regions)
         self._length = max(1, round(ground / self.size**2)) if length is None else length
-        if self._length < 1:
-            raise ValueError(f'length={length} must be at least 1')
+        for name, value in (('length', self._length), ('neighbours', neighbours)):
+            if value < 1:
+                raise ValueError(f'{name}={value} must be at least 1')
+        self.neighbours = neighbours
+        self.spacing = float(spacing or size)
+        _check_multiple('spacing', self.spacing, _step(dataset))
+        if self.spacing < self.size:
+            raise ValueError(f'spacing={spacing} is less than size={size:g}: patches would overlap')
         self.seed = torch.initial_seed() if seed is None else seed
         self.epoch = 0
 
@@ -135,14 +176,26 @@ class AlignedPatchSampler(_AlignedSampler):
         """
         self.epoch = epoch
 
-    def _fit(self, region: shapely.Geometry, lattice: Lattice) -> NDArray[np.float64]:
-        """All positions on the lattice, thinned evenly where they are very many."""
+    def _fit(
+        self, region: shapely.Geometry, lattice: Lattice, number: int
+    ) -> tuple[NDArray[np.float64], float]:
+        """All positions on the lattice, thinned evenly where they are very many.
+
+        Beyond patches side by side, regions of other numbers keep other positions.
+        """
         parts = [part for part in shapely.get_parts(region) if part.area > 0]
         step = self._thin(parts, lattice.step) if parts else lattice.step
-        return _concatenate(
-            _inside(_on_lattice(part.bounds, lattice, step=step, size=self.size), part, self.size)
+        turns = max(1, round(step / self.size))
+        shift = number % turns * self.size, number // turns % turns * self.size
+        positions = concatenate(
+            inside(
+                on_lattice(part.bounds, lattice, step=step, size=self.size, shift=shift),
+                part,
+                self.size,
+            )
             for part in parts
         )
+        return positions, (step / lattice.step) ** 2
 
     def _thin(self, parts: Sequence[shapely.Geometry], step: float) -> float:
         """Metres between positions, so that they are not too many.
@@ -154,10 +207,11 @@ class AlignedPatchSampler(_AlignedSampler):
         wide, high = (np.maximum(side - self.size, 0) for side in (east - west, north - south))
         n = round(self.size / step)
         divisors = (step * d for d in range(1, n) if n % d == 0)
+        most = max(min(self._most, _MAX_POSITIONS), _MIN_POSITIONS, len(parts))
         return next(
             thin
             for thin in itertools.chain(divisors, itertools.count(self.size, self.size))
-            if ((wide // thin + 1) * (high // thin + 1)).sum() <= max(_MAX_POSITIONS, len(parts))
+            if ((wide // thin + 1) * (high // thin + 1)).sum() <= most
         )
 
     def __iter__(self) -> Iterator[GeoSlice]:
@@ -167,10 +221,32 @@ class AlignedPatchSampler(_AlignedSampler):
             [xmin:xmax, ymin:ymax, tmin:tmax] coordinates to index a dataset.
         """
         rng = np.random.default_rng((self.seed % 2**64, self.epoch))
-        rows = rng.choice(len(self._counts), size=len(self), p=self._counts / self._counts.sum())
-        for row in rows:
-            left, top = self._positions[row][rng.integers(self._counts[row])]
-            yield self._slices(row, left, top)
+        return itertools.islice(self._draw(rng), len(self))
+
+    def _draw(self, rng: np.random.Generator) -> Iterator[GeoSlice]:
+        """Patches without an end."""
+        weights = np.cumsum(self._counts * self._weights)
+        while True:
+            rows = np.searchsorted(weights, rng.random(_DRAWN) * weights[-1], side='right')
+            picks = (rng.random(_DRAWN) * self._counts[rows]).astype(int)
+            for row, pick in zip(rows.tolist(), picks.tolist()):
+                left, top = self._positions[row][pick].tolist()
+                if self.neighbours == 1:
+                    yield self._slices(row, left, top)
+                    continue
+                for position in self._around(row, left, top, rng):
+                    yield self._slices(row, *position)
+
+    def _around(
+        self, row: int, left: float, top: float, rng: np.random.Generator
+    ) -> Iterator[list[float]]:
+        """Positions of a group: some of a square of patches, of which one was drawn."""
+        across = math.ceil(math.sqrt(self.neighbours))
+        first = rng.integers(across, size=2)  # where the drawn one lies in the square
+        cells = np.stack(np.meshgrid(*(np.arange(across) - n for n in first)), axis=-1)
+        group = np.array([left, top]) + cells.reshape(-1, 2) * self.spacing
+        group = inside(rng.permutation(group), self.regions[row], self.size)
+        yield from group[: self.neighbours].tolist()
 
 
 class AlignedGridSampler(_AlignedSampler):
@@ -206,17 +282,20 @@ class AlignedGridSampler(_AlignedSampler):
         super().__init__(dataset, size=size, roi=roi, min_clear=min_clear)
         self._length = int(self._counts.sum())
 
-    def _fit(self, region: shapely.Geometry, lattice: Lattice) -> NDArray[np.float64]:
+    def _fit(
+        self, region: shapely.Geometry, lattice: Lattice, number: int
+    ) -> tuple[NDArray[np.float64], float]:
         """A grid on each connected part."""
-        return _concatenate(
-            _inside(
-                _on_lattice(part.bounds, lattice, step=self.stride, size=self.size, flush=True),
+        positions = concatenate(
+            inside(
+                on_lattice(part.bounds, lattice, step=self.stride, size=self.size, flush=True),
                 part,
                 self.size,
             )
             for part in shapely.get_parts(region)
             if part.area > 0
         )
+        return positions, 1.0
 
     def __iter__(self) -> Iterator[GeoSlice]:
         """Go through the patches, acquisition by acquisition, row by row.
@@ -257,61 +336,3 @@ def _check_multiple(what: str, value: float, step: float) -> None:
             f'{what}={value:g} m is not a multiple of {step:g} m, the least common multiple of the '
             f'pixel sizes; use {" or ".join(f"{n:g}" for n in near if n > 0)}'
         )
-
-
-def _on_lattice(
-    bounds: tuple[float, float, float, float],
-    lattice: Lattice,
-    *,
-    step: float,
-    size: float,
-    flush: bool = False,
-) -> NDArray[np.float64]:
-    """Positions ``(n, 2)`` of squares within bounds: left and top, in rows from the north.
-
-    With *flush*, the last position of each axis is the farthest on the lattice that fits.
-    """
-    if not all(map(math.isfinite, bounds)):  # an empty region
-        return np.empty((0, 2))
-    west, south, east, north = bounds
-
-    def axis(low: float, high: float) -> NDArray[np.float64]:
-        """Distances from the lattice point at or after *low*, up to *high*."""
-        first = math.ceil((low - _SLACK_M) / lattice.step) * lattice.step
-        last = math.floor((high - size + _SLACK_M) / lattice.step) * lattice.step
-        if last < first:
-            return np.empty(0)
-        values = np.arange(first, last + lattice.step / 2, step)
-        return np.append(values, last) if flush and values[-1] < last else values
-
-    lefts = lattice.x + axis(west - lattice.x, east - lattice.x)
-    tops = lattice.y - axis(lattice.y - north, lattice.y - south)
-    return np.stack(np.meshgrid(lefts, tops), axis=-1).reshape(-1, 2)
-
-
-def _concatenate(positions: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """One array ``(n, 2)`` of many or none."""
-    return np.concatenate([np.empty((0, 2)), *positions])
-
-
-def _inside(
-    positions: NDArray[np.float64], region: shapely.Geometry, size: float
-) -> NDArray[np.float64]:
-    """Positions of squares that the region covers."""
-    left, top = positions.T
-    squares = shapely.box(
-        left + _SLACK_M, top - size + _SLACK_M, left + size - _SLACK_M, top - _SLACK_M
-    )
-    shapely.prepare(region)
-    return positions[shapely.covers(region, squares)]
-
-
-def _widest(regions: Iterable[shapely.Geometry]) -> float:
-    """Shorter side of the largest part of ground, in metres."""
-    widest = 0.0
-    for region in regions:
-        for part in shapely.get_parts(region):
-            if part.area > 0:
-                west, south, east, north = part.bounds
-                widest = max(widest, min(east - west, north - south))
-    return widest

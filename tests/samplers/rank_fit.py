@@ -1,0 +1,84 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""A training that does nothing but write down its patches: what test_ranks.py compares."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from torchgeo_anysensor.datamodules import MultiSensorDataModule
+from torchgeo_anysensor.samplers import BlockSplit
+
+LENGTH, BATCH, EPOCHS = 26, 4, 2
+
+
+class Recorder(LightningModule):
+    """Keeps the patches of each step, by epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = {}
+
+    def training_step(self, batch, number):
+        (view, *_), *_ = batch['sensors'].values()
+        patches = torch.cat([view['bounds'][:, [0, 3]].double(), view['t'][:, None]], dim=1)
+        self.seen.setdefault(self.current_epoch, []).append(patches.tolist())
+        return self.weight**2
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters())
+
+
+def fit(dataset, folder, *, ckpt_path=None, num_workers=0, **options):
+    """Train two epochs, keeping a checkpoint of every step; the patches by epoch."""
+    torch.manual_seed(7)
+    data = MultiSensorDataModule(
+        dataset,
+        size=120,
+        split=BlockSplit(300),
+        batch_size=BATCH,
+        length=LENGTH,
+        neighbours=2,
+        num_workers=num_workers,
+    )
+    keep = ModelCheckpoint(folder, '{step}', save_top_k=-1, every_n_train_steps=1)
+    recorder = Recorder()
+    trainer = Trainer(
+        max_epochs=EPOCHS,
+        accelerator='cpu',
+        logger=False,
+        callbacks=[keep],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        **options,
+    )
+    trainer.fit(recorder, data, ckpt_path=ckpt_path)
+    return recorder.seen
+
+
+def run(rank, dataset, folder, port, resumed):
+    """Train as one of two ranks, and once more from a checkpoint."""
+    torch.set_num_threads(1)
+    about = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port, 'WORLD_SIZE': 2, 'LOCAL_RANK': rank}
+    os.environ.update({key: str(value) for key, value in (about | {'NODE_RANK': 0}).items()})
+    options = {'strategy': 'ddp', 'devices': 2}
+    seen = {
+        'whole': fit(dataset, folder / 'whole', **options),
+        'resumed': fit(dataset, folder / 'again', ckpt_path=folder / 'whole' / resumed, **options),
+    }
+    (folder / f'{rank}.json').write_text(json.dumps(seen))
+    torch.distributed.destroy_process_group()
+
+
+def fit_in_two_processes(dataset, folder: Path, port: int, resumed: str):
+    """Train in two processes; what each has seen, the whole run and the resumed one."""
+    mp.start_processes(run, (dataset, folder, port, resumed), nprocs=2, start_method='fork')
+    return [json.loads((folder / f'{rank}.json').read_text()) for rank in range(2)]

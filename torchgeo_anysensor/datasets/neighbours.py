@@ -1,0 +1,129 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Patches that lie side by side: what they share of a file is decoded once."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.io import DatasetReader
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window
+
+Bounds = tuple[float, float, float, float]
+
+# The square around patches that are read at once is at most so many times as large as they are:
+# a block of a file is far larger than a patch, so that a little more ground costs nothing
+_SPARSE = 4.0
+
+# Pixels around it: for windows nearest to a patch, and for neighbours of a pixel
+_MARGIN = 2
+
+
+class _Area:
+    """Windows of files over some ground, read when they are first asked for."""
+
+    def __init__(self, bounds: Bounds, crs: CRS) -> None:
+        """Read nothing yet."""
+        self._bounds = {crs: bounds}
+        self._crs = crs
+        self._kept: dict[tuple[str, tuple[int, ...]], tuple[Window, NDArray]] = {}
+
+    def read(self, src: DatasetReader, indexes: Sequence[int], window: Window) -> NDArray:
+        """Pixels of a window, which must not be written to."""
+        key = src.name, tuple(indexes)
+        if key not in self._kept:
+            own = self._window(src)
+            data = src.read(list(indexes), window=own)
+            data.flags.writeable = False
+            self._kept[key] = own, data
+        own, data = self._kept[key]
+        row, col = window.row_off - own.row_off, window.col_off - own.col_off
+        if min(row, col) < 0 or row + window.height > own.height or col + window.width > own.width:
+            return src.read(list(indexes), window=window)
+        return data[:, row : row + window.height, col : col + window.width]
+
+    def _window(self, src: DatasetReader) -> Window:
+        """Pixels of a file that lie on the ground."""
+        crs = src.crs
+        if crs not in self._bounds:
+            self._bounds[crs] = transform_bounds(self._crs, crs, *self._bounds[self._crs])
+        west, south, east, north = self._bounds[crs]
+        t = src.transform
+        left, right = ((x - t.c) / t.a for x in (west, east))
+        top, bottom = ((y - t.f) / t.e for y in (north, south))
+        x0, x1 = _clip(left, right, src.width)
+        y0, y1 = _clip(top, bottom, src.height)
+        return Window(x0, y0, x1 - x0, y1 - y0)
+
+
+_area: ContextVar[_Area | None] = ContextVar('_area', default=None)
+
+
+@contextmanager
+def decoded_once(bounds: Bounds, crs: CRS) -> Iterator[None]:
+    """Within this, files are decoded over all of some ground when any of it is read.
+
+    Args:
+        bounds: West, south, east and north edge of the ground.
+        crs: Of the ground.
+    """
+    token = _area.set(_Area(bounds, crs))
+    try:
+        yield
+    finally:
+        _area.reset(token)
+
+
+def read_pixels(
+    src: DatasetReader, indexes: Sequence[int], window: Window, out: NDArray | None = None
+) -> NDArray:
+    """Bands ``(C, H, W)`` of a window within a file, not to be written to.
+
+    Args:
+        src: The file.
+        indexes: Bands, from 1.
+        window: Whole pixels.
+        out: Where to put them; is returned.
+    """
+    area = _area.get()
+    if area is None:
+        return src.read(list(indexes), window=window, out=out)
+    data = area.read(src, indexes, window)
+    if out is None:
+        return data
+    out[...] = data
+    return out
+
+
+def side_by_side(boxes: Sequence[tuple[int, Bounds]]) -> list[tuple[Bounds, list[int]]]:
+    """Put patches together that are worth to be read at once.
+
+    Args:
+        boxes: Of each patch, the row of the index and the ground.
+
+    Returns:
+        Ground of each group, and the numbers of its patches.
+    """
+    groups: dict[int, list[tuple[Bounds, float, list[int]]]] = {}
+    for number, (row, box) in enumerate(boxes):
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        own = groups.setdefault(row, [])
+        for i, (ground, used, members) in enumerate(own):
+            both = (*map(min, ground[:2], box[:2]), *map(max, ground[2:], box[2:]))
+            if (both[2] - both[0]) * (both[3] - both[1]) <= _SPARSE * (used + area):
+                own[i] = both, used + area, [*members, number]
+                break
+        else:
+            own.append((box, area, [number]))
+    return [(ground, members) for own in groups.values() for ground, _, members in own]
+
+
+def _clip(low: float, high: float, size: int) -> tuple[int, int]:
+    """Whole pixels from *low* to *high*, and a margin, within a file."""
+    first = min(max(math.floor(low) - _MARGIN, 0), size)
+    return first, max(min(math.ceil(high) + _MARGIN, size), first)

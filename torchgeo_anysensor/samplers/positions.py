@@ -1,0 +1,81 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""Squares on a lattice that lie inside of a region."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from ..datasets.geometry import Lattice
+
+# Footprints that went through a projection miss their corners by less than this.
+_SLACK_M = 0.01
+
+
+def on_lattice(
+    bounds: tuple[float, float, float, float],
+    lattice: Lattice,
+    *,
+    step: float,
+    size: float,
+    flush: bool = False,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> NDArray[np.float64]:
+    """Positions ``(n, 2)`` of squares within bounds: left and top, in rows from the north.
+
+    With *flush*, the last position of each axis is the farthest on the lattice that fits. The first
+    lies a *shift* from the edge, where there is room.
+    """
+    if not all(map(math.isfinite, bounds)):  # an empty region
+        return np.empty((0, 2))
+    west, south, east, north = bounds
+
+    def axis(low: float, high: float, shift: float) -> NDArray[np.float64]:
+        """Distances from the lattice point at or after *low*, up to *high*."""
+        first = math.ceil((low - _SLACK_M) / lattice.step) * lattice.step
+        last = math.floor((high - size + _SLACK_M) / lattice.step) * lattice.step
+        if last < first:
+            return np.empty(0)
+        first += shift if first + shift <= last else 0
+        values = np.arange(first, last + lattice.step / 2, step)
+        return np.append(values, last) if flush and values[-1] < last else values
+
+    lefts = lattice.x + axis(west - lattice.x, east - lattice.x, shift[0])
+    tops = lattice.y - axis(lattice.y - north, lattice.y - south, shift[1])
+    return np.stack(np.meshgrid(lefts, tops), axis=-1).reshape(-1, 2)
+
+
+def concatenate(positions: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """One array ``(n, 2)`` of many or none."""
+    return np.concatenate([np.empty((0, 2)), *positions])
+
+
+def inside(
+    positions: NDArray[np.float64], region: shapely.Geometry, size: float
+) -> NDArray[np.float64]:
+    """Positions of squares that the region covers."""
+    west, south, east, north = region.bounds
+    left, top = positions.T
+    if region.area >= (1 - 1e-12) * (east - west) * (north - south):  # a box
+        good = (left >= west - _SLACK_M) & (left + size <= east + _SLACK_M)
+        return positions[good & (top - size >= south - _SLACK_M) & (top <= north + _SLACK_M)]
+    squares = shapely.box(
+        left + _SLACK_M, top - size + _SLACK_M, left + size - _SLACK_M, top - _SLACK_M
+    )
+    shapely.prepare(region)
+    return positions[shapely.covers(region, squares)]
+
+
+def widest(regions: Iterable[shapely.Geometry]) -> float:
+    """Shorter side of the largest part of ground, in metres."""
+    widest = 0.0
+    for region in regions:
+        for part in shapely.get_parts(region):
+            if part.area > 0:
+                west, south, east, north = part.bounds
+                widest = max(widest, min(east - west, north - south))
+    return widest
