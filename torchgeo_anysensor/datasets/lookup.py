@@ -98,7 +98,7 @@ class IndexedDataset(GeoDataset):
     @crs.setter
     def crs(self, new_crs: PROJ_CRS) -> None:
         """Put the index, and the size of a pixel, into another CRS."""
-        GeoDataset.crs.__set__(self, new_crs)
+        GeoDataset.crs.__set__(self, new_crs)  # type: ignore[attr-defined]
         self._lookup = None  # the index is changed in place
 
 

@@ -114,9 +114,10 @@ def side_by_side(boxes: Sequence[tuple[int, Bounds]]) -> list[tuple[Bounds, list
         area = (box[2] - box[0]) * (box[3] - box[1])
         own = groups.setdefault(row, [])
         for i, (ground, used, members) in enumerate(own):
-            both = (*map(min, ground[:2], box[:2]), *map(max, ground[2:], box[2:]))
-            if (both[2] - both[0]) * (both[3] - both[1]) <= _SPARSE * (used + area):
-                own[i] = both, used + area, [*members, number]
+            west, south = min(ground[0], box[0]), min(ground[1], box[1])
+            east, north = max(ground[2], box[2]), max(ground[3], box[3])
+            if (east - west) * (north - south) <= _SPARSE * (used + area):
+                own[i] = (west, south, east, north), used + area, [*members, number]
                 break
         else:
             own.append((box, area, [number]))
