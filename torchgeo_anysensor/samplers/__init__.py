@@ -4,6 +4,7 @@
 """Where patches are cut, and how the ground is split."""
 
 from .aligned import AlignedGridSampler, AlignedPatchSampler
+from .chips import ChipSampler
 from .splits import BlockSplit, Splits
 
-__all__ = ('AlignedGridSampler', 'AlignedPatchSampler', 'BlockSplit', 'Splits')
+__all__ = ('AlignedGridSampler', 'AlignedPatchSampler', 'BlockSplit', 'ChipSampler', 'Splits')
