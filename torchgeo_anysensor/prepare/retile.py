@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import rasterio
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError
@@ -173,11 +174,19 @@ def _write_raster(source: str, target: Path, block: int) -> None:
         ValueError: If it was cut off.
         rasterio.errors.RasterioError: If it cannot be read.
     """
-    options = {'COMPRESS': 'ZSTD', 'PREDICTOR': 'YES', 'BLOCKSIZE': block, 'OVERVIEWS': 'NONE'}
+    options: dict[str, str | int] = {
+        'COMPRESS': 'ZSTD',
+        'PREDICTOR': 'YES',
+        'BLOCKSIZE': block,
+        'OVERVIEWS': 'NONE',
+    }
     # PAM: no files beside the target. One thread: GDAL fills a truncated JPEG 2000 with zeros,
     # silently, if it decodes with several
     with rasterio.Env(GDAL_PAM_ENABLED='NO', GDAL_NUM_THREADS='1'), warnings.catch_warnings():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         with DatasetReader(source, driver=list(DRIVERS)) as src:
             check_whole(source, src)
+            if src.dtypes[0] in ('uint8', 'uint16'):
+                # JPEG 2000 of 15 bits would be packed, which the predictor cannot read
+                options['NBITS'] = 8 * np.dtype(src.dtypes[0]).itemsize
             rasterio.shutil.copy(src, target, driver='COG', BIGTIFF='IF_SAFER', **options)
