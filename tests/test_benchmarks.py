@@ -172,3 +172,37 @@ def test_traits_are_seen_by_the_bands_at_their_wavelength(benchmark):
     alone, shared = 0.03 * changed['mask']
     assert torch.allclose(red_edge, alone, atol=1e-6)
     assert torch.allclose(infrared, shared, atol=1e-6)
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        loading = importlib.import_module('loading')
+        root = tmp_path_factory.mktemp('scenes')
+        yield loading, loading.write_scenes(root, km=3, dates=2)
+
+
+def test_costs_of_loading(scenes):
+    loading, written = scenes
+    options = argparse.Namespace(size=600, patches=2, workers=0)
+    costs = loading.compare(written, [*loading.WAYS], options, 'cold')
+    lines = [line.strip('| ').split(' | ') for line in loading.rows('2 dates', 'cold', costs)]
+    assert [line[3] for line in lines] == [*loading.WAYS]
+    assert all(float(cell) > 0 for line in lines for cell in line[4:7])
+    assert all(float(line[7]) > 0 for line in lines)
+    assert costs['ours', 0].mb < 0.3 * costs['TorchGeo', 0].mb  # nothing is brought to 10 m
+
+
+def test_all_ways_to_load_read_the_same_ground(scenes):
+    loading, written = scenes
+    patches = argparse.Namespace(size=600, count=4)
+    ours, bare, theirs = (
+        loading.WAYS[name](written, patches) for name in ('ours', 'bare reads', 'TorchGeo')
+    )
+    assert ours.keys == bare.keys == theirs.keys
+    for key in ours.keys:
+        blue = ours.dataset[key]['sensors']['sentinel2'][0]['image'][0]
+        place = list(written.files['sentinel2'][0]).index('B02')
+        assert torch.allclose(blue, bare.dataset[key][place][0].float() / 10_000 - 0.1)
+        assert torch.allclose(blue, theirs.dataset[key]['image'][place] / 10_000 - 0.1)
