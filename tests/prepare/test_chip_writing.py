@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import shapely
 import torch
+import webdataset as wds
 from safetensors.torch import load
 
 from torchgeo_anysensor.datamodules import MultiSensorDataModule
@@ -196,7 +197,6 @@ def test_overlap_is_of_train_alone(scenes_of_chips):
 
 
 def test_webdataset_streams_the_shards(chips):
-    wds = pytest.importorskip('webdataset')
     urls = sorted(map(str, chips.glob('train-*.tar')))
     stream = wds.WebDataset(urls, shardshuffle=False).map(lambda s: load(s['safetensors']))
     dataset = ChippedDataset(chips)

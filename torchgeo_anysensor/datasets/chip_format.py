@@ -9,7 +9,9 @@ and ``image`` is digital numbers with ``scale`` and ``offset`` of each band wher
 the same bits, which is tried, and float32 elsewhere.
 """
 
+import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -29,6 +31,13 @@ Arrays = Mapping[str, NDArray]
 
 _INTEGERS = (np.dtype(np.int16), np.dtype(np.uint16))
 _TYPES = {'F64': 'f8', 'F32': 'f4', 'I64': 'i8', 'I16': 'i2', 'U16': 'u2', 'U8': 'u1', 'BOOL': '?'}
+_NUMPY = {
+    torch.float64: np.dtype('f8'),
+    torch.float32: np.dtype('f4'),
+    torch.int64: np.dtype('i8'),
+    torch.bool: np.dtype('?'),
+}
+_TORCH = {numpy: torch for torch, numpy in _NUMPY.items()}
 _LENGTH = 8  # bytes at the start, which tell the length of the header
 _ALIGNMENT = 64  # bytes
 #: Of a chip alone, not of a sample.
@@ -199,22 +208,22 @@ class PackedBatch:
             ValueError: As ``collate_sensors`` does.
         """
         slots = _slots(chips)
-        ends = np.cumsum([_padded(slot) for slot in slots]).tolist()
-        self.memory = _allocate(ends[-1])
-        self.tensors: list[tuple[_Path, Tensor]] = []
-        self._places = []
+        ends = list(itertools.accumulate(map(_padded, slots)))
+        self._memory = _allocate(ends[-1])
+        self._places = [
+            (slot.path, slot.dtype, slot.shape, start) for slot, start in zip(slots, [0, *ends])
+        ]
+        memory = self._memory.numpy()
         for slot, start in zip(slots, [0, *ends]):
-            place = slot.path, slot.dtype, slot.shape, start
-            self._places.append(place)
-            slot.fill(_tensor(self.memory, place).numpy())
+            slot.fill(np.ndarray(slot.shape, _NUMPY[slot.dtype], memory.data, start))
 
     def batch(self) -> MultiSensorSample:
         """The tensors, on the same memory."""
-        return _unpack(self.memory, self._places)
+        return _unpack(self._memory, self._places)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What arrives in another process is the batch."""
-        return _unpack, (self.memory, self._places)
+        return _unpack, (self._memory, self._places)
 
 
 _Placed = tuple[_Path, torch.dtype, tuple[int, ...], int]
@@ -243,13 +252,13 @@ def _unpack(memory: Tensor, places: Sequence[_Placed]) -> MultiSensorSample:
 def _tensor(memory: Tensor, place: _Placed) -> Tensor:
     """A tensor that lies in a piece of memory."""
     _, dtype, shape, start = place
-    size = int(np.prod(shape)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     return memory[start : start + size].view(dtype).view(shape)
 
 
 def _padded(slot: _Slot) -> int:
     """Bytes that a tensor takes, so that the next one is aligned."""
-    size = int(np.prod(slot.shape)) * slot.dtype.itemsize
+    size = math.prod(slot.shape) * slot.dtype.itemsize
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
@@ -316,8 +325,7 @@ def _view_slots(name: str, number: int, views: Sequence[Arrays]) -> list[_Slot]:
 
 def _whole(path: _Path, value: NDArray) -> _Slot:
     """A tensor that is there already."""
-    dtype = torch.from_numpy(np.empty(0, value.dtype)).dtype
-    return _Slot(path, dtype, value.shape, lambda out: np.copyto(out, value))
+    return _Slot(path, _TORCH[value.dtype], value.shape, lambda out: np.copyto(out, value))
 
 
 def _stacked(arrays: Sequence[NDArray]) -> Callable[[NDArray], None]:

@@ -177,13 +177,23 @@ class ChippedDataset(Dataset[MultiSensorSample]):
     def pack(self, indices: Sequence[int]) -> PackedBatch:
         """Read a batch that is to be sent to another process; see :meth:`batch`."""
         ends = np.cumsum(self._size[indices])
-        memory = memoryview(bytearray(int(ends[-1])))
-        return PackedBatch(
+        # Kept for the next batch; pop, for another thread may be at it
+        buffer = self.__dict__.pop('_buffer', b'')
+        if len(buffer) < ends[-1]:
+            buffer = bytearray(int(ends[-1]))
+        memory = memoryview(buffer)
+        packed = PackedBatch(
             [
                 Chip(self._read(index, memory[end - self._size[index] : end]))
                 for index, end in zip(indices, ends.tolist())
             ]
         )
+        self._buffer = buffer
+        return packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs."""
+        return {key: value for key, value in self.__dict__.items() if key != '_buffer'}
 
     def _read(self, index: int, memory: memoryview) -> memoryview:
         """Read the bytes of a chip.
