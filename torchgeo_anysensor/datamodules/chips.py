@@ -236,7 +236,7 @@ class ChippedDataModule(BaseDataModule):
         return draw_views(sample, **kwargs)
 
 
-def _plain(batch: PackedBatch) -> PackedBatch | MultiSensorSample:
+def _plain(batch: Any) -> Any:
     """In a worker, what becomes a batch in the main process; there, the batch."""
     return batch.batch() if get_worker_info() is None else batch
 

@@ -31,7 +31,7 @@ Arrays = Mapping[str, NDArray]
 
 _INTEGERS = (np.dtype(np.int16), np.dtype(np.uint16))
 _TYPES = {'F64': 'f8', 'F32': 'f4', 'I64': 'i8', 'I16': 'i2', 'U16': 'u2', 'U8': 'u1', 'BOOL': '?'}
-_NUMPY = {
+_NUMPY: dict[torch.dtype, np.dtype] = {
     torch.float64: np.dtype('f8'),
     torch.float32: np.dtype('f4'),
     torch.int64: np.dtype('i8'),
