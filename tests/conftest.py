@@ -14,7 +14,17 @@ import product_trees as trees
 import pytest
 import torch
 
-from torchgeo_anysensor.datasets import LandsatC2L2, Sentinel2L2A, cache, read
+from torchgeo_anysensor.datamodules import MultiSensorDataModule
+from torchgeo_anysensor.datasets import (
+    LabelRaster,
+    LandsatC2L2,
+    MultiSensorDataset,
+    Sentinel2L2A,
+    cache,
+    read,
+)
+from torchgeo_anysensor.prepare import write_chips
+from torchgeo_anysensor.samplers import BlockSplit
 from torchgeo_anysensor.simulate import simulate_scenes
 
 mpl.use('Agg')
@@ -91,3 +101,19 @@ def demo_sensors(demo: Path) -> dict[str, Any]:
         'sentinel2_l2a': [Sentinel2L2A(demo / 'sentinel2', res=res) for res in (10, 20)],
         'landsat_c2l2': LandsatC2L2(demo / 'landsat'),
     }
+
+
+@pytest.fixture(scope='session')
+def scenes_of_chips(demo: Path, demo_sensors: dict[str, Any]) -> MultiSensorDataModule:
+    """What the chips are made of: two sensors on three grids, and land cover."""
+    labels = LabelRaster(demo / 'landcover')
+    dataset = MultiSensorDataset(demo_sensors, tolerance=3, require=1, labels=labels)
+    return MultiSensorDataModule(dataset, size=240, split=BlockSplit(300), batch_size=4)
+
+
+@pytest.fixture(scope='session')
+def chips(tmp_path_factory: pytest.TempPathFactory, scenes_of_chips: MultiSensorDataModule) -> Path:
+    """Chips of all splits in shards of 4, not to be changed."""
+    root = tmp_path_factory.mktemp('chips') / 'demo'
+    write_chips(scenes_of_chips, root, chips_per_shard=4)
+    return root

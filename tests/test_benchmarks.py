@@ -238,3 +238,33 @@ def test_negatives_of_neighbours(benchmark, demo, capsys):
     rows = [line.strip('| ').split(' | ') for line in lines if line.startswith('| ')][2:]
     assert [row[:2] for row in rows] == [['2', '2']]
     assert all(0 <= float(cell.split()[0]) <= 2 for row in rows for cell in row[2:])
+
+
+@pytest.fixture
+def chipped_scenes(benchmark, tmp_path):
+    """Scenes of 600 m that were prepared, and options to read them."""
+    prepared = benchmark('prepared')
+    options = argparse.Namespace(
+        scene_km=0.6, size=300, patches=2, batch=4, epochs=1, workers=0, root=tmp_path
+    )
+    scenes = prepared.scenes_of(tmp_path, 3, options)
+    return prepared, scenes, options, *prepared.prepare(scenes, options)
+
+
+def test_costs_of_prepared_data(benchmark, chipped_scenes):
+    prepared, scenes, options, retiled, chips = chipped_scenes
+    found = prepared.from_files(scenes, retiled, options)
+    found |= prepared.from_chips(chips, options)
+    assert {'TorchGeo, delivered', 'ours, re-tiled', 'chips, 0 workers'} <= set(found)
+    assert all(cost > 0 for cost in found.values())
+    dataset = prepared.ChippedDataset(chips)
+    assert len(dataset) == 3 * 2 * 2
+    tensors = benchmark('loading').tensors
+    for name in ('tar of safetensors, by offset (ours)', 'safetensors, mapped, by column'):
+        folder = options.root / name[:3]
+        folder.mkdir()
+        load = prepared.FORMATS[name][1](dataset, folder / 'data', 4)
+        batch, whole = load([5, 0]).batch(), dataset.batch([5, 0])
+        for one, other in zip(tensors(batch), tensors(whole), strict=True):
+            assert torch.equal(one, other)
+    assert len(list(prepared.compression(chips))) == 9

@@ -117,6 +117,35 @@ def test_other_pretrainings(workplace, name, value):
     assert load_encoder(f'logs/{name}/encoder.ckpt').embed_dim == 192
 
 
+def test_pretraining_from_chips(workplace, capsys):
+    config = ['--config', str(ROOT / 'conf/pretrain.yaml'), *SMALL_BLOCKS, '--chips_per_shard=16']
+    main(['chip', 'data/chips', *config, '--shard', '1/2'])
+    assert 'shards written' in capsys.readouterr().out
+    chipped = ['fit', '--config', str(ROOT / 'conf/pretrain_chips.yaml'), *SHORT]
+    with pytest.raises(ValueError, match='is missing'):
+        main(chipped)
+    main(['chip', 'data/chips', *config, '--shard', '2/2'])
+    os.remove('data/demo')  # no file of a sensor is opened
+    main(chipped)
+    assert {'val_loss', 'val_retrieval'} <= scores('logs/pretrain_chips').keys()
+    card = torch.load('logs/pretrain_chips/encoder.ckpt', weights_only=True)['run']['data']
+    assert card['sensors'].startswith('sentinel2_l2a, landsat_c2l2')
+
+
+@pytest.mark.parametrize(
+    ('more', 'said'),
+    [
+        (['--shard', '3/2'], 'must be from 1/2 to 2/2'),
+        (['--shard', 'one'], '--shard=one is not like 2/8'),
+        (['--data.init_args.tolerance', '3'], 'tolerance'),
+    ],
+)
+def test_chip_refuses(more, said, workplace, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        main(['chip', 'data/chips', '--config', str(ROOT / 'conf/pretrain.yaml'), *more])
+    assert said in capsys.readouterr().err
+
+
 def test_pretraining_with_variances(workplace):
     main(['fit', '--config', str(ROOT / 'conf/probabilistic.yaml'), *SHORT, *SMALL_BLOCKS])
     assert {'val_token_nll', 'val_token_chi2'} <= scores('logs/probabilistic').keys()

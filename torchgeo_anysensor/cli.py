@@ -26,6 +26,8 @@ Besides fit, validate, test and predict:
   torchgeo-anysensor inspect PATH     what lies at a path, and a picture of it
   torchgeo-anysensor compare --config CONFIG   compare ways to combine sensors
   torchgeo-anysensor export CHECKPOINT FOLDER  write an encoder to share
+  torchgeo-anysensor retile PATH OUT  write products again, with blocks that read faster
+  torchgeo-anysensor chip --config CONFIG OUT  write patches, to train on with ChippedDataModule
   torchgeo-anysensor simulate DIR     write simulated scenes with known land cover
 """
 

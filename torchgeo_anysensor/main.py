@@ -131,10 +131,55 @@ def export(args: Sequence[str]) -> None:
     _say(f'Weights, config and model card: {options.folder}')
 
 
+def retile(args: Sequence[str]) -> None:
+    """Write products again as Cloud-Optimised GeoTIFFs with small blocks, which read faster.
+
+    Args:
+        args: Of the command line.
+    """
+    parser = argparse.ArgumentParser(
+        'torchgeo-anysensor retile', description=(retile.__doc__ or '').splitlines()[0]
+    )
+    parser.add_argument('source', help='folder, product, archive or file')
+    parser.add_argument('out', help='folder to write; what is there already is not written again')
+    parser.add_argument('--block', type=int, default=128, help='pixels along a block (128)')
+    parser.add_argument('--workers', type=int, default=1, help='processes (1)')
+    options = parser.parse_args(args)
+    from .prepare import retile as run_retile  # heavy
+
+    try:
+        report = run_retile(
+            options.source, options.out, block=options.block, workers=options.workers
+        )
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    _say(
+        f'{options.out}: {report.written} rasters written, {report.copied} other files copied, '
+        f'{report.there} files were there'
+    )
+    if report.problems:
+        _say(f'{len(report.problems)} could not be written:')
+        _say(*(f'  {name}: {why}' for name, why in report.problems.items()))
+        sys.exit(1)
+
+
+def chip(args: Sequence[str]) -> None:
+    """Write the patches of a config, to train on them as fast as they can be copied.
+
+    Args:
+        args: Of the command line.
+    """
+    from .prepare.command import chip as run_chip  # heavy
+
+    run_chip(args, write_demo=write_scenes, say=_say)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    'chip': chip,
     'compare': compare,
     'export': export,
     'inspect': inspect,
+    'retile': retile,
     'sensors': sensors,
     'simulate': simulate,
 }

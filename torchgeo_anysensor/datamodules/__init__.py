@@ -3,6 +3,7 @@
 
 """Data modules for Lightning."""
 
+from .chips import ChipLoader, ChippedDataModule, chip_loader
 from .multisensor import MultiSensorDataModule
 
-__all__ = ('MultiSensorDataModule',)
+__all__ = ('ChipLoader', 'ChippedDataModule', 'MultiSensorDataModule', 'chip_loader')

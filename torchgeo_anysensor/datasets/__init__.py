@@ -3,6 +3,7 @@
 
 """Files on disk as calibrated, masked, geo-aligned samples."""
 
+from .chips import ChippedDataset
 from .collate import collate_sensors, collate_series, concat_views, merge_views, stack_views
 from .hls import HLSL30, HLSS30
 from .labels import LabelRaster, LabelVector
@@ -15,6 +16,7 @@ from .stack import StackDataset
 __all__ = (
     'HLSL30',
     'HLSS30',
+    'ChippedDataset',
     'LabelRaster',
     'LabelVector',
     'LandsatC2L1',

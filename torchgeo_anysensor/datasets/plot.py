@@ -35,6 +35,9 @@ _GREY = 0.5
 # Darkest and brightest beneath the hatching, which is dark
 _PALE = (0.35, 0.85)
 
+_RGB_UM = (0.66, 0.56, 0.485)
+_NEAR_UM = 0.03
+
 _ROW = 6  # panels in one row
 _DATES = 12  # panels of one time series
 _PIXELS = 1000  # along the longer side of a quick-look
@@ -90,6 +93,34 @@ def view_panels(
         day = datetime.fromtimestamp(float(sample['t'][i]), UTC).date().isoformat()
         name = f'{day} ({i + 1} of {n})' if n > _DATES else day
         yield name, true_color(image[i][list(layers)], valid[i])
+
+
+def draw_views(sample: Any, *, show_titles: bool = True, suptitle: str | None = None) -> Figure:
+    """Draw a multi-sensor sample by nothing but what is in it.
+
+    Args:
+        sample: Each sensor is drawn on its first view with red, green and blue light, or in grey;
+            ``mask`` and ``prediction`` beside it.
+        show_titles: Whether to name the panels.
+        suptitle: Title of the figure.
+
+    Returns:
+        The figure.
+    """
+    panels: list[tuple[str, Any]] = []
+    for name, views in sample['sensors'].items():
+        found = [(view, _red_green_blue(view['wavelength'])) for view in views]
+        view, layers = next((one for one in found if one[1]), (views[0], [0]))
+        panels.append((name, true_color(view['image'][layers], view['valid'])))
+    panels += [(key, sample[key]) for key in ('mask', 'prediction') if key in sample]
+    return draw_panels(panels, show_titles=show_titles, suptitle=suptitle)
+
+
+def _red_green_blue(wavelength: Tensor) -> list[int]:
+    """Places of the bands ``(C,)`` nearest to red, green and blue; none if one is missing."""
+    apart = (wavelength[None] - torch.tensor(_RGB_UM)[:, None]).abs()
+    nearest = apart.min(dim=1)
+    return nearest.indices.tolist() if bool((nearest.values < _NEAR_UM).all()) else []
 
 
 def draw_panels(

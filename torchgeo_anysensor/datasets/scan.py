@@ -126,12 +126,12 @@ def _read_header(path: str) -> _Found:
         t = src.transform
         if t.b or t.d or t.a <= 0 or t.e >= 0:
             raise ValueError(f'is not north up (its transform is {tuple(t)[:6]})')
-        _check_whole(path, src)
+        check_whole(path, src)
         header = Header(t.c, t.f, t.a, -t.e, src.width, src.height)
         return _Found(crs_text(src.crs.to_wkt()), header, src.tags())
 
 
-def _check_whole(path: str, src: DatasetReader) -> None:
+def check_whole(path: str, src: DatasetReader) -> None:
     """Raise if the file ends before its pixels do.
 
     GDAL opens such a file without a word, and may return zeros for what is missing.

@@ -4,6 +4,7 @@
 """Where patches are cut, and how the ground is split."""
 
 from .aligned import AlignedGridSampler, AlignedPatchSampler
+from .chips import ChipSampler
 from .ranks import RankSampler, ResumableDataLoader
 from .splits import BlockSplit, Splits
 
@@ -11,6 +12,7 @@ __all__ = (
     'AlignedGridSampler',
     'AlignedPatchSampler',
     'BlockSplit',
+    'ChipSampler',
     'RankSampler',
     'ResumableDataLoader',
     'Splits',
