@@ -15,9 +15,13 @@ from torchgeo_anysensor.models.codes import SECONDS_PER_YEAR, known_facts
 FACTS = {'time': 't', 'place': 'lon', 'level': 'level'}
 
 
-def build(*facts):
-    torch.manual_seed(0)
-    return AnySensorViT(32, depth=1, num_heads=2, band_dim=16, facts=facts).eval()
+@pytest.fixture
+def build(awake):
+    def made(*facts):
+        torch.manual_seed(0)
+        return awake(AnySensorViT(32, depth=1, num_heads=2, band_dim=16, facts=facts)).eval()
+
+    return made
 
 
 def told(view, **facts):
@@ -28,7 +32,7 @@ def told(view, **facts):
 
 
 @pytest.mark.parametrize('fact', FACTS)
-def test_an_encoder_listens_to_what_it_was_made_to(make_view, fact):
+def test_an_encoder_listens_to_what_it_was_made_to(build, make_view, fact):
     view = make_view()
     changed = told(view, **{FACTS[fact]: 0.0})
     encoder, others = build(fact), build(*(other for other in FACTS if other != fact))
@@ -39,7 +43,7 @@ def test_an_encoder_listens_to_what_it_was_made_to(make_view, fact):
 
 
 @pytest.mark.parametrize('fact', FACTS)
-def test_what_is_not_known_is_learned(make_view, fact):
+def test_what_is_not_known_is_learned(build, make_view, fact):
     encoder, view = build(fact), make_view()
     key = FACTS[fact]
     unknown = encode(encoder, told(view, **{key: math.nan}))
@@ -52,7 +56,7 @@ def test_what_is_not_known_is_learned(make_view, fact):
     assert not grads[f'maps.{fact}.weight'].any()  # and finite: not NaN
 
 
-def test_the_year_is_a_circle(make_view):
+def test_the_year_is_a_circle(build, make_view):
     encoder, view = build('time'), make_view()
     dates = [encode(encoder, told(view, t=year * SECONDS_PER_YEAR)) for year in (0.1, 30.1, 0.6)]
     assert_close(dates[0].tokens, dates[1].tokens, atol=1e-4, rtol=0)
@@ -66,7 +70,7 @@ def test_facts_of_views_of_any_kind(make_view):
     assert_close(known_facts(told(view, t=(30 + 0.3) * SECONDS_PER_YEAR)), expected)
 
 
-def test_dates_keep_their_own_image(make_view):
+def test_dates_keep_their_own_image(build, make_view):
     spring, summer = make_view(seed=1), make_view(seed=2)
     times = [0.3 * SECONDS_PER_YEAR, 0.5 * SECONDS_PER_YEAR]
     encoder = build('time')
@@ -77,7 +81,7 @@ def test_dates_keep_their_own_image(make_view):
     assert (encode(encoder, swapped).tokens - both.tokens).abs().max() > 1e-3
 
 
-def test_a_date_that_is_dropped_leaves_no_trace(make_view):
+def test_a_date_that_is_dropped_leaves_no_trace(build, make_view):
     encoder = build('time', 'place', 'level')
     spring, summer = told(make_view(seed=1)), told(make_view(seed=2), t=0.0)
     hidden = {**summer, 'valid': torch.zeros_like(summer['valid'])}
@@ -87,6 +91,6 @@ def test_a_date_that_is_dropped_leaves_no_trace(make_view):
     assert (encode(encoder, [spring, summer]).tokens - alone.tokens).abs().max() > 1e-2
 
 
-def test_facts_that_are_not_known_raise():
+def test_facts_that_are_not_known_raise(build):
     with pytest.raises(ValueError, match='weather'):
         build('weather')

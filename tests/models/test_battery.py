@@ -97,12 +97,12 @@ EXCEPTIONS = {
 
 
 @pytest.fixture(params=BUILDERS)
-def encoder(request, small_dinov2):
+def encoder(request, awake, small_dinov2):
     if reason := EXCEPTIONS.get((request.param, request.node.originalname)):
         cannot = pytest.mark.xfail(strict=True, reason=reason, raises=(AssertionError, ValueError))
         request.applymarker(cannot)
     torch.manual_seed(0)
-    return BUILDERS[request.param]().eval()
+    return awake(BUILDERS[request.param]()).eval()
 
 
 def test_exceptions_name_builders_and_tests():

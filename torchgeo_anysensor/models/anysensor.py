@@ -15,13 +15,16 @@ from .base import Features, SensorEncoder
 from .codes import AcquisitionCode, BandCode, Fact, known_facts
 from .detail import DetailBranch
 from .ground import Cells, cut_view
-from .spectral import FiLM, SpatialBasis, SpectralAttention, unit_range
+from .interpolation import SpectralJoin, interpolation_weights
+from .spectral import FiLM, SpatialBasis, unit_range
 from .trunk import Trunk, cell_centres
 
 #: Length of the code of a band.
 CODE_DIM = 128
 #: Vectors that attend to the bands of a ground cell.
 LATENTS = 4
+#: How often they do.
+LOOKS = 2
 #: Tokens of the transformer without a place, beside the class token.
 REGISTERS = 4
 #: Makes the codes of bands, given their length.
@@ -58,7 +61,9 @@ class CellEncoder(nn.Module):
         self.acquisition = AcquisitionCode(CODE_DIM, facts=facts) if facts else None
         self.basis = SpatialBasis(band_dim)
         self.film = FiLM(band_dim, code_dim=CODE_DIM)
-        self.spectral = SpectralAttention(band_dim, out_dim=embed_dim, latents=LATENTS)
+        self.spectral = SpectralJoin(
+            band_dim, out_dim=embed_dim, plain_dim=band_dim, latents=LATENTS, depth=LOOKS, heads=4
+        )
         self.trunk = Trunk(embed_dim, depth=depth, num_heads=num_heads, registers=REGISTERS)
 
     def codes(self, view: CellView) -> Tensor:
@@ -68,18 +73,21 @@ class CellEncoder(nn.Module):
             code = code + self.acquisition(view['known']).unsqueeze(1)
         return code
 
-    def band_tokens(self, view: CellView) -> tuple[Tensor, Tensor]:
-        """Make a token of each band at each cell.
+    def bands(self, view: CellView) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Look at each band at each cell.
 
         Args:
             view: One view.
 
         Returns:
-            Band tokens ``(B, N, C, d)``, and whether the cell has data ``(B, N, C)`` bool.
+            What the pixels show ``(B, N, C, d)``, band tokens of it ``(B, N, C, d)``, whether the
+            cell has data ``(B, N, C)`` bool, and the weights of the bands in the spectrum
+            ``(B, K, C)``.
         """
-        y = self.basis(view['pixels'], view['valid'])  # (B, N, C, d)
+        y = self.basis(view['pixels'], view['valid'])
         seen = view['valid'].flatten(-2).any(dim=-1, keepdim=True).expand(y.shape[:-1])
-        return self.film(y, self.codes(view)), seen
+        weights = interpolation_weights(view['wavelength'], view['bandwidth'])
+        return y, self.film(y, self.codes(view)), seen, weights.expand(len(y), -1, -1)
 
     def forward(
         self, views: Sequence[CellView], positions: Tensor
@@ -94,10 +102,12 @@ class CellEncoder(nn.Module):
             Tokens ``(B, N, D)``, the pooled vector ``(B, D)``, and where a token has seen something
             ``(B, N)`` bool.
         """
-        tokens, seen = zip(*(self.band_tokens(view) for view in views))
-        bands, data = (x[0] if len(x) == 1 else torch.cat(x, dim=2) for x in (tokens, seen))
-        valid = data.any(dim=-1)
-        x, pooled = self.trunk(self.spectral(bands, data), valid, positions)
+        looked = zip(*(self.bands(view) for view in views))
+        plain, tokens, seen, weights = (
+            x[0] if len(x) == 1 else torch.cat(x, dim=2) for x in looked
+        )
+        valid = seen.any(dim=-1)
+        x, pooled = self.trunk(self.spectral(plain, tokens, seen, weights), valid, positions)
         return x, pooled, valid
 
 
@@ -105,8 +115,9 @@ class AnySensorViT(SensorEncoder):
     """A vision transformer that is told what its bands are.
 
     Each band of each grid becomes a token at each ground cell, from its own pixels at their own
-    resolution. At each cell, a few latents attend to the set of all band tokens, of all grids, all
-    sensors and all dates; a vision transformer follows. Nothing in it depends on the number of
+    resolution. At each cell, the spectrum that the bands show is interpolated to fixed wavelengths,
+    and a few latents attend to the set of all band tokens, of all grids, all sensors and all dates;
+    a vision transformer follows. Nothing in it depends on the number of
     bands, their order, the pixel size, the size of the patch or where on the ground the patch
     begins. Pixels are read where they lie: a view may be off the patch by ``dx`` and ``dy``.
 
@@ -193,8 +204,10 @@ class AnySensorViT(SensorEncoder):
             return super().detail(views, detail_m=detail_m)
         cells = [_cut(view, detail_m) for view in views]
         codes = [self.cells.codes(_cell_view(*pair)) for pair in zip(cells, views)]
+        weights = [interpolation_weights(view['wavelength'], view['bandwidth']) for view in views]
         rows, cols = cells[0].grid
-        return rearrange(self.fine(list(zip(cells, codes))), 'b (h w) e -> b e h w', h=rows, w=cols)
+        found = self.fine(list(zip(cells, codes, weights)))
+        return rearrange(found, 'b (h w) e -> b e h w', h=rows, w=cols)
 
     def forward(self, views: Sequence[SensorSample], *, token_m: float | None = None) -> Features:
         """Encode views of the same patches; see :meth:`SensorEncoder.forward`.

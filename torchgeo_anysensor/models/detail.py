@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from .ground import Cells
-from .spectral import FiLM, SpectralAttention
+from .interpolation import SpectralJoin
+from .spectral import FiLM
 
 
 class DetailBranch(nn.Module):
     """Joins the bands at each cell of a fine grid, without a look at its neighbours.
 
-    One latent attends to the bands, once: a small :class:`~.spectral.SpectralAttention` on means of
+    One latent attends to the bands, once: a small :class:`~.interpolation.SpectralJoin` on means of
     the pixels of each fine cell. It costs in proportion to the ground and to the bands, and nothing
     unless it is called.
     """
@@ -33,23 +34,27 @@ class DetailBranch(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.randn(dim))
         self.film = FiLM(dim, code_dim=code_dim)
-        self.spectral = SpectralAttention(dim, out_dim=dim, latents=1, depth=1, heads=2)
+        self.spectral = SpectralJoin(dim, out_dim=dim, plain_dim=1, latents=1, depth=1, heads=2)
 
-    def forward(self, views: Sequence[tuple[Cells, Tensor]]) -> Tensor:
+    def forward(self, views: Sequence[tuple[Cells, Tensor, Tensor]]) -> Tensor:
         """Join views.
 
         Args:
-            views: Fine cells of each view, and the codes of its bands ``(C, code_dim)`` or
-                ``(B, C, code_dim)``.
+            views: Fine cells of each view, the codes of its bands ``(C, code_dim)`` or
+                ``(B, C, code_dim)``, and their weights in the spectrum ``(K, C)`` or ``(B, K, C)``.
 
         Returns:
             ``(B, M, E)``; a learned vector where no view has data.
         """
-        tokens, seen = [], []
-        for cells, code in views:
+        means, tokens, seen, weights = [], [], [], []
+        for cells, code, weight in views:
             count = cells.valid.sum(dim=(-2, -1)).clamp(min=1).unsqueeze(-1)  # (B, M, 1)
-            mean = cells.pixels.sum(dim=(-2, -1)) / count  # (B, M, C)
-            tokens.append(self.film(mean[..., None] * self.scale, code))  # (B, M, C, E)
-            seen.append(cells.seen[..., None].expand(mean.shape))
-        joined: Tensor = self.spectral(torch.cat(tokens, dim=2), torch.cat(seen, dim=2))
+            mean = cells.pixels.sum(dim=(-2, -1)).div(count).unsqueeze(-1)  # (B, M, C, 1)
+            means.append(mean)
+            tokens.append(self.film(mean * self.scale, code))  # (B, M, C, E)
+            seen.append(cells.seen[..., None].expand(mean.shape[:-1]))
+            weights.append(weight.expand(len(mean), -1, -1))
+        joined: Tensor = self.spectral(
+            *(torch.cat(x, dim=2) for x in (means, tokens, seen, weights))
+        )
         return joined

@@ -4,15 +4,15 @@
 """Pretraining: sensors learn to agree about the same place."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..losses import CrossSensorInfoNCE, decorrelation_loss, retrieval_accuracy, scatter
+from ..losses import CrossSensorInfoNCE, Scatter, decorrelation_loss, retrieval_accuracy, scatter
 from ..models import CrossSensorMoments, Features, SensorEncoder, encode
-from ..types import MultiSensorSample, SensorSample
+from ..types import MultiSensorSample, SensorSample, take_bands
 from .base import EncoderPretraining, spread_rows
 from .places import axes_of_patches, places_of_tokens
 from .reconstruction import MaskedBandReconstruction
@@ -23,6 +23,8 @@ Level = Literal['patch', 'token']
 
 #: Every so many training steps the moments see a batch, which takes a further pass without gradient.
 _OBSERVED = 4
+#: Of such a batch: share of the bands that a further look goes without, and weight of that look.
+_FEWER, _FEWER_WEIGHT = 0.2, 0.05
 
 
 class CrossSensorContrastive(EncoderPretraining):
@@ -204,17 +206,24 @@ class CrossSensorContrastive(EncoderPretraining):
 
     @torch.no_grad()
     def _observe(self, batch: MultiSensorSample, present: Mapping[str, Tensor]) -> None:
-        """Take the ground tokens of some batches into the moments: of whole views, in float32."""
+        """Take the ground tokens of some batches into the moments: of whole views, in float32.
+
+        Sensors that were never met have other bands than those of the batch. So a small part of the
+        moments is of each sensor twice, once with some of its bands left out.
+        """
         self._steps += 1
         if self._steps % _OBSERVED:
             return
         with torch.autocast(self.device.type, enabled=False):
-            features = self(batch)
-        tokens = {n: spread_rows(f.tokens, present[n]).flatten(0, 1) for n, f in features.items()}
-        seen = {n: spread_rows(f.valid, present[n]).flatten() for n, f in features.items()}
-        found = scatter(tokens, seen)
-        if found.places and bool(found.total.isfinite().all()):
-            self.moments.update(mean=found.mean, total=found.total, within=found.within)
+            whole, fewer = self(batch), self(_with_fewer_bands(batch))
+        found = _scatter([whole], present)
+        if not found.places or not bool(found.total.isfinite().all()):
+            return
+        twice = _scatter([whole, fewer], present)
+        mean, total, within = (
+            torch.lerp(x, y, _FEWER_WEIGHT) for x, y in zip(found[:3], twice[:3])
+        )
+        self.moments.update(mean=mean, total=total, within=within)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The encoder with its projections, and the loss, which has no weight decay."""
@@ -254,6 +263,31 @@ class CrossSensorContrastive(EncoderPretraining):
             tokens[name] = spread_rows(shared, present[name]).flatten(0, 1)
             seen[name] = spread_rows(f.valid.gather(1, own), present[name]).flatten()
         return tokens, seen, cells
+
+
+def _with_fewer_bands(batch: MultiSensorSample) -> MultiSensorSample:
+    """A batch of which each view lacks some bands, drawn at random; one always stays."""
+    out = cast(MultiSensorSample, dict(batch))
+    out['sensors'] = {n: tuple(map(_fewer, views)) for n, views in batch['sensors'].items()}
+    return out
+
+
+def _fewer(view: SensorSample) -> SensorSample:
+    """A view without some of its bands."""
+    keep = torch.rand(view['image'].shape[1]) >= _FEWER
+    keep[torch.randint(len(keep), ())] = True
+    return take_bands(view, keep.to(view['image'].device))
+
+
+def _scatter(looks: Sequence[Mapping[str, Features]], present: Mapping[str, Tensor]) -> Scatter:
+    """Scatter of the ground tokens of sensors, each as often as it was looked at."""
+    tokens, seen = {}, {}
+    for number, features in enumerate(looks):
+        for name, f in features.items():
+            key = f'{name}, look {number}'
+            tokens[key] = spread_rows(f.tokens, present[name]).flatten(0, 1)
+            seen[key] = spread_rows(f.valid, present[name]).flatten()
+    return scatter(tokens, seen)
 
 
 def _untold(view: SensorSample) -> SensorSample:

@@ -1,0 +1,109 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
+"""The spectrum at wavelengths that are always the same."""
+
+import itertools
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from torchgeo_anysensor.models import anysensor_vit_tiny, encode
+from torchgeo_anysensor.models.interpolation import (
+    ANCHORS_UM,
+    SpectralJoin,
+    interpolate,
+    interpolation_weights,
+)
+
+ANCHORS = torch.tensor(ANCHORS_UM)
+REFLECTIVE = ANCHORS < 3
+# Centres and widths in micrometres
+SENTINEL2 = torch.tensor([0.49, 0.56, 0.665, 0.704, 0.74, 0.783, 0.833, 0.865, 1.61, 2.2])
+LANDSAT = torch.tensor([0.443, 0.482, 0.561, 0.655, 0.865, 1.609, 2.2])
+WIDTH = 0.04
+
+
+def see(spectrum, wavelength, width=WIDTH, seen=None):
+    """A spectrum of the wavelength, through bands, at the anchors."""
+    weights = interpolation_weights(wavelength, torch.full_like(wavelength, width))
+    seen = torch.ones(1, 1, len(wavelength), dtype=torch.bool) if seen is None else seen
+    x = torch.where(seen, spectrum(wavelength), 0.0)[..., None]
+    return interpolate(x, seen, weights)[0, 0, :, 0]
+
+
+def test_a_band_at_an_anchor_counts_in_full_and_less_with_distance():
+    near = torch.tensor([0.846, 0.90, 1.05, 1.25])
+    weights = interpolation_weights(near, torch.full_like(near, 0.01))
+    row = weights[ANCHORS_UM.index(0.846)]
+    assert row[0] == pytest.approx(1)
+    assert all(a > 2 * b for a, b in itertools.pairwise(row))
+    far = (near[2:] / 0.846).log()
+    assert float(row[2] / row[3]) == pytest.approx(float((far[1] / far[0]) ** 4), rel=0.2)
+
+
+def test_a_broad_band_reaches_farther():
+    one = torch.tensor([0.665])
+    narrow, broad = (interpolation_weights(one, torch.tensor([w]))[:, 0] for w in (0.02, 0.3))
+    assert (broad[REFLECTIVE] >= narrow[REFLECTIVE]).all()
+    assert broad[ANCHORS_UM.index(0.846)] > 2 * narrow[ANCHORS_UM.index(0.846)]
+
+
+@pytest.mark.parametrize('bands', [SENTINEL2, LANDSAT, torch.linspace(0.42, 1.2, 200)])
+def test_a_flat_spectrum_is_flat_through_any_bands(bands):
+    found = see(lambda x: torch.full_like(x, 0.3), bands)
+    assert_close(found[REFLECTIVE], torch.full((int(REFLECTIVE.sum()),), 0.3))
+    assert not found[~REFLECTIVE].any()  # nothing is known of the temperature
+
+
+def test_two_sensors_show_about_the_same_of_a_smooth_spectrum():
+    def slope(x):
+        return torch.log(x / 0.44)
+
+    one, other = (see(slope, bands)[REFLECTIVE] for bands in (SENTINEL2, LANDSAT))
+    assert (one - other).abs().max() < 0.15  # of 1.6
+    assert (one - slope(ANCHORS[REFLECTIVE])).abs().max() < 0.3
+
+
+def test_temperature_and_opaque_bands_stay_out_of_the_reflectance():
+    mixed = torch.cat([LANDSAT, torch.tensor([1.375, 10.9])])
+    found = see(lambda x: torch.where(x < 3, torch.where(x == 1.375, 9.0, 0.3), 5.0), mixed)
+    assert_close(found[REFLECTIVE], torch.full((int(REFLECTIVE.sum()),), 0.3))
+    assert_close(found[~REFLECTIVE], torch.full((2,), 5.0))
+
+
+def test_what_was_not_seen_counts_as_not_there():
+    seen = torch.ones(1, 1, len(SENTINEL2), dtype=torch.bool)
+    seen[..., 3:6] = False
+    rest = torch.cat([SENTINEL2[:3], SENTINEL2[6:]])
+    assert_close(see(torch.sin, SENTINEL2, seen=seen), see(torch.sin, rest))
+
+
+def test_weights_may_differ_by_sample():
+    join = SpectralJoin(8, out_dim=6, plain_dim=8, latents=2, depth=1, heads=2)
+    torch.nn.init.normal_(join.attention.mix[-1].weight)
+    x, seen = torch.randn(2, 3, 5, 8), torch.ones(2, 3, 5, dtype=torch.bool)
+    weights = torch.rand(2, len(ANCHORS_UM), 5)
+    both = join(x, x, seen, weights)
+    each = [join(x[i : i + 1], x[i : i + 1], seen[i : i + 1], weights[i]) for i in range(2)]
+    assert_close(both, torch.cat(each))
+
+
+def test_before_training_sensors_speak_the_same_language(make_view):
+    torch.manual_seed(0)
+    encoder = anysensor_vit_tiny(token_m=60, depth=1).eval()
+    ground = make_view(bands=1)['image']
+
+    def tokens(bands, told):
+        image = 0.2 + 0.3 * (ground - 0.2) * torch.log(bands / 0.3)[:, None, None]
+        facts = {'wavelength': told, 'bandwidth': torch.full_like(bands, WIDTH)}
+        facts |= {'image': image, 'gsd': torch.full_like(bands, 10.0)}
+        return encode(encoder, make_view(bands=len(bands)) | facts).tokens
+
+    with torch.no_grad():
+        one, other = tokens(SENTINEL2, SENTINEL2), tokens(LANDSAT, LANDSAT)
+        wrong = tokens(LANDSAT, LANDSAT.flip(0))
+    spread = (one - one.mean(dim=(0, 1))).square().mean()
+    assert (other - one).square().mean() < 0.1 * spread
+    assert (wrong - one).square().mean() > spread
