@@ -294,7 +294,7 @@ def profile(scenes: Scenes, options: argparse.Namespace) -> dict[str, float]:
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     patches = argparse.Namespace(size=options.size, count=1)
-    dataset, (key,) = ours(scenes, patches, qa=True)
+    dataset, (key,), _ = ours(scenes, patches, qa=True)
     dataset[key]
     profiler = cProfile.Profile(time.process_time)
     for _ in range(options.patches):

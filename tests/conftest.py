@@ -4,7 +4,7 @@
 """Fixtures of the whole suite: product trees, real files, simulated scenes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -117,3 +117,16 @@ def chips(tmp_path_factory: pytest.TempPathFactory, scenes_of_chips: MultiSensor
     root = tmp_path_factory.mktemp('chips') / 'demo'
     write_chips(scenes_of_chips, root, chips_per_shard=4)
     return root
+
+
+def _awake[T: torch.nn.Module](module: T) -> T:
+    """What begins with nothing has random weights, as after some training."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return module
+
+
+@pytest.fixture
+def awake() -> Callable[[torch.nn.Module], torch.nn.Module]:
+    return _awake

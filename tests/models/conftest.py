@@ -52,19 +52,6 @@ def make_view() -> ViewMaker:
     return _make_view
 
 
-def _awake[T: torch.nn.Module](module: T) -> T:
-    """What begins with nothing has random weights, as after some training."""
-    for parameter in module.parameters():
-        if parameter.ndim > 1 and not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return module
-
-
-@pytest.fixture
-def awake() -> Callable[[torch.nn.Module], torch.nn.Module]:
-    return _awake
-
-
 @pytest.fixture
 def small_dinov2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Panopticon always makes a ViT-B, of 86 million parameters; here it makes a small one.

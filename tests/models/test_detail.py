@@ -19,9 +19,9 @@ from torchgeo_anysensor.tasks import SegmentationProbe
 
 
 @pytest.fixture
-def encoder():
+def encoder(awake):
     torch.manual_seed(0)
-    return AnySensorViT(32, depth=1, num_heads=2, band_dim=8, detail_dim=6).eval()
+    return awake(AnySensorViT(32, depth=1, num_heads=2, band_dim=8, detail_dim=6)).eval()
 
 
 def fine(encoder, views, detail_m=10.0):

@@ -56,8 +56,8 @@ def test_what_is_kept_is_that_of_the_parameters(make_view):
         assert_close(encode(other.bfloat16().float(), view).pooled, kept, atol=0.1, rtol=0)
 
 
-def test_gradients_reach_kernels_and_codes_after_evaluation(make_view):
-    encoder, view = anysensor_vit_tiny(depth=1), make_view()
+def test_gradients_reach_kernels_and_codes_after_evaluation(awake, make_view):
+    encoder, view = awake(anysensor_vit_tiny(depth=1)), make_view()
     with torch.no_grad():
         encode(encoder, view)
     encode(encoder, view).pooled.sum().backward()

@@ -23,10 +23,10 @@ def values_and_gradients(task):
     )
 
 
-def test_chunks_change_neither_losses_nor_gradients():
+def test_chunks_change_neither_losses_nor_gradients(awake):
     torch.manual_seed(1)
     task = CrossSensorContrastive(
-        AnySensorViT(32, depth=2, num_heads=2, band_dim=16),
+        awake(AnySensorViT(32, depth=2, num_heads=2, band_dim=16)),
         loss=CrossSensorInfoNCE(0.2, temperature_bounds=(0.01, 1)),
         tokens_per_patch=4,
         reconstruction=1.0,

@@ -87,7 +87,7 @@ class CellEncoder(nn.Module):
         y = self.basis(view['pixels'], view['valid'])
         seen = view['valid'].flatten(-2).any(dim=-1, keepdim=True).expand(y.shape[:-1])
         weights = interpolation_weights(view['wavelength'], view['bandwidth'])
-        return y, self.film(y, self.codes(view)), seen, weights.expand(len(y), -1, -1)
+        return y, self.film(y, self.codes(view)), seen, weights.expand(y.shape[0], -1, -1)
 
     def forward(
         self, views: Sequence[CellView], positions: Tensor

@@ -215,7 +215,7 @@ class CrossSensorContrastive(EncoderPretraining):
         if self._steps % _OBSERVED:
             return
         with torch.autocast(self.device.type, enabled=False):
-            whole, fewer = self(batch), self(_with_fewer_bands(batch))
+            whole, fewer = self(batch), self(_with_fewer_bands(batch, seed=self._steps))
         found = _scatter([whole], present)
         if not found.places or not bool(found.total.isfinite().all()):
             return
@@ -265,18 +265,22 @@ class CrossSensorContrastive(EncoderPretraining):
         return tokens, seen, cells
 
 
-def _with_fewer_bands(batch: MultiSensorSample) -> MultiSensorSample:
-    """A batch of which each view lacks some bands, drawn at random; one always stays."""
+def _with_fewer_bands(batch: MultiSensorSample, *, seed: int) -> MultiSensorSample:
+    """A batch of which each view lacks some bands, the same on all ranks; one always stays."""
+    generator = torch.Generator().manual_seed(seed)
     out = cast(MultiSensorSample, dict(batch))
-    out['sensors'] = {n: tuple(map(_fewer, views)) for n, views in batch['sensors'].items()}
+    out['sensors'] = {
+        name: tuple(_fewer(view, generator) for view in views)
+        for name, views in batch['sensors'].items()
+    }
     return out
 
 
-def _fewer(view: SensorSample) -> SensorSample:
+def _fewer(view: SensorSample, generator: torch.Generator) -> SensorSample:
     """A view without some of its bands."""
-    keep = torch.rand(view['image'].shape[1]) >= _FEWER
-    keep[torch.randint(len(keep), ())] = True
-    return take_bands(view, keep.to(view['image'].device))
+    draw = torch.rand(view['image'].shape[1], generator=generator)
+    keep = (draw >= _FEWER) | (draw == draw.max())
+    return take_bands(view, keep)
 
 
 def _scatter(looks: Sequence[Mapping[str, Features]], present: Mapping[str, Tensor]) -> Scatter:
