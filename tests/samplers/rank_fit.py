@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""A training that does nothing but write down its patches: what test_ranks.py compares."""
+"""A training that does nothing but write down its patches: what test_rank_samplers.py compares."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.multiprocessing as mp
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from torchgeo_anysensor.datamodules import MultiSensorDataModule
@@ -38,7 +38,7 @@ class Recorder(LightningModule):
 
 def fit(dataset, folder, *, ckpt_path=None, num_workers=0, **options):
     """Train two epochs, keeping a checkpoint of every step; the patches by epoch."""
-    torch.manual_seed(7)
+    seed_everything(7, verbose=False)  # ranks of Lightning take no other
     data = MultiSensorDataModule(
         dataset,
         size=120,
