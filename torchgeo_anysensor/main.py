@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from . import __version__
+
 
 def write_scenes(root: Path, *, seed: int = 0, places: int = 3, spectrometer: bool = False) -> None:
     """Simulate scenes and say so.
@@ -194,6 +196,9 @@ def main(args: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else list(args)
     if words and words[0] in COMMANDS:
         COMMANDS[words[0]](words[1:])
+        return
+    if words == ['--version']:
+        _say(f'torchgeo-anysensor {__version__}')
         return
     from .cli import lightning_cli  # heavy, and the small commands do without
 

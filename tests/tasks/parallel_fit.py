@@ -102,8 +102,8 @@ def fit(batch, folder, *, chunk=None, **options):
         callbacks=[
             Efficiency(chunk=chunk, checkpointing=chunk is not None),
             RepresentationMonitor(),
-            RepresentationPictures(),
-            KNNProbe(),
+            RepresentationPictures(every_n_epochs=4),
+            KNNProbe(every_n_epochs=2),
         ],
         default_root_dir=folder,
         **options,
