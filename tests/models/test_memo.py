@@ -44,7 +44,7 @@ def test_what_is_kept_is_that_of_the_parameters(make_view):
     with torch.no_grad():
         before = encode(encoder, view).pooled
         for parameter in encoder.parameters():
-            parameter.add_(0.1)
+            parameter.add_(0.02 * torch.randn_like(parameter))
         kept = encode(encoder, view).pooled
     assert_close(kept, encode(encoder, view).pooled, atol=1e-6, rtol=0)  # with gradients, made anew
     assert (kept - before).abs().max() > 1e-2
@@ -60,7 +60,7 @@ def test_gradients_reach_kernels_and_codes_after_evaluation(awake, make_view):
     encoder, view = awake(anysensor_vit_tiny(depth=1)), make_view()
     with torch.no_grad():
         encode(encoder, view)
-    encode(encoder, view).pooled.sum().backward()
+    encode(encoder, view).pooled[:, 0].sum().backward()  # the sum of all is constant
     assert encoder.cells.basis.coef.grad.any()
     assert all(p.grad.any() for p in encoder.cells.band_code.mlp.parameters())
 

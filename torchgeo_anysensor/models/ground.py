@@ -138,6 +138,7 @@ def cut(
     res: float,
     token_m: float,
     affine: tuple[Tensor, Tensor] | None = None,
+    whole: bool = False,
 ) -> Cells:
     """Cut a view into ground cells.
 
@@ -152,6 +153,7 @@ def cut(
         token_m: Width of a cell in metres.
         affine: What to subtract from each band and then to divide it by, ``(C, 1, 1)`` or
             ``(B, C, 1, 1)``.
+        whole: All pixels are known to be valid.
 
     Returns:
         The cells, row by row from the north-west corner.
@@ -173,7 +175,9 @@ def cut(
     if affine is not None:
         centre, spread = (x.unsqueeze(-4) if x.ndim > 3 else x for x in affine)
         pixels = pixels.sub_(centre).div_(spread)
-    return Cells(pixels.masked_fill_(~valid.unsqueeze(2), 0.0), valid, grid)
+    if not whole:
+        pixels = pixels.masked_fill_(~valid.unsqueeze(2), 0.0)
+    return Cells(pixels, valid, grid)
 
 
 def cut_view(
@@ -194,10 +198,12 @@ def cut_view(
     """
     image, batch = view['image'], len(view['image'])
     # One look at the numbers of a device: each would wait for all that it has to do
-    res, *offsets = torch.cat([view['res'].reshape(1), view['dx'], view['dy']]).tolist()
+    numbers = view['res'].reshape(1), view['valid'].all().reshape(1), view['dx'], view['dy']
+    res, whole, *offsets = torch.cat(numbers).tolist()
     dx, dy = offsets[:batch], offsets[batch:]
     image, valid, res = place(image, view['valid'], res=res, dx=dx, dy=dy)
-    return cut(image, valid, res=res, token_m=token_m, affine=affine)
+    whole = bool(whole) and valid is view['valid']  # what moves leaves a hole behind
+    return cut(image, valid, res=res, token_m=token_m, affine=affine, whole=whole)
 
 
 def cut_valid(view: SensorSample, *, token_m: float) -> Cells:

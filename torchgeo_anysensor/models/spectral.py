@@ -134,7 +134,7 @@ class BandBlock(nn.Module):
         self.query = nn.Linear(dim, heads * dim)
         self.out = nn.Linear(heads * dim, dim)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
         )
 
     def forward(self, latents: Tensor, bands: Tensor, keys: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class BandBlock(nn.Module):
         Args:
             latents: ``(B, N, Q, d)``, or ``(Q, d)`` for the same at all cells.
             bands: ``(B, N, C, d)`` band tokens.
-            keys: ``(B, N, 1, C)``, 0 for the band tokens to look at and minus infinity for others;
+            keys: ``(B, N, C, 1)``, 0 for the band tokens to look at and minus infinity for others;
                 at least one in each cell is 0.
 
         Returns:
@@ -151,10 +151,10 @@ class BandBlock(nn.Module):
         """
         query = self.query(self.norm(latents))
         query = rearrange(query, '... q (h d) -> ... (q h) d', h=self.heads)
-        query = query.expand(*bands.shape[:2], -1, -1)
-        # Ground cells stand where attention heads usually do.
-        mask = keys.to(query.dtype)
-        seen = F.scaled_dot_product_attention(query, bands, bands, attn_mask=mask)
+        # Plain products: fused attention is made for long sequences, and slower on short ones
+        scores = bands @ (query * bands.shape[-1] ** -0.5).transpose(-1, -2)  # (B, N, C, Q h)
+        share = (scores + keys).softmax(dim=-2)
+        seen = share.to(bands.dtype).transpose(-1, -2) @ bands
         latents = latents + self.out(rearrange(seen, 'b n (q h) d -> b n q (h d)', h=self.heads))
         updated: Tensor = latents + self.mlp(latents)
         return updated
@@ -194,7 +194,7 @@ class SpectralAttention(nn.Module):
         """
         any_seen = seen.any(dim=-1, keepdim=True)  # (B, N, 1)
         # A softmax over nothing is NaN: cells without data look at everything and are replaced.
-        hidden = (any_seen & ~seen).unsqueeze(-2)  # (B, N, 1, C)
+        hidden = (any_seen & ~seen).unsqueeze(-1)  # (B, N, C, 1)
         keys = torch.zeros_like(hidden, dtype=torch.float32).masked_fill(hidden, -torch.inf)
         bands = self.norm(bands)
         latents = self.latents  # (Q, d): the first look starts alike at all cells
