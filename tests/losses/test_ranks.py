@@ -112,7 +112,7 @@ def run(rank, folder, options):
 @pytest.fixture(scope='module')
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp('ranks')
-    mp.spawn(run, (str(folder), list(LOSSES)), nprocs=2)
+    mp.start_processes(run, (str(folder), list(LOSSES)), nprocs=2, start_method='fork')
     return [torch.load(folder / f'rank{rank}.pt') for rank in range(2)]
 
 

@@ -17,7 +17,7 @@ from torchgeo_anysensor.models import AnySensorViT, encode
 def encoder():
     torch.manual_seed(0)
     facts = ['time', 'place', 'level']
-    yield AnySensorViT(32, depth=2, num_heads=2, band_dim=16, facts=facts).eval()
+    yield AnySensorViT(32, depth=1, num_heads=2, band_dim=16, facts=facts).eval()
     torch.compiler.reset()
 
 

@@ -126,6 +126,5 @@ def run(rank, folder, port):
 
 
 def fit_in_two_processes(folder, port):
-    """Train in two processes, which import this package once."""
-    mp.get_context('forkserver').set_forkserver_preload([__name__])
-    mp.start_processes(run, (str(folder), port), nprocs=2, start_method='forkserver')
+    """Train in two processes, which do not have to import all again."""
+    mp.start_processes(run, (str(folder), port), nprocs=2, start_method='fork')
