@@ -8,10 +8,10 @@ import socket
 
 import pytest
 import torch
-from rank_fit import BATCH, LENGTH, fit, fit_in_two_processes
+from rank_fit import BATCH, CHIP_BATCH, LENGTH, fit, fit_in_two_processes, patches_of
 from torch.utils.data import DistributedSampler
 
-from torchgeo_anysensor.datasets import MultiSensorDataset, collate_sensors
+from torchgeo_anysensor.datasets import ChippedDataset, MultiSensorDataset, collate_sensors
 from torchgeo_anysensor.samplers import AlignedPatchSampler, RankSampler, ResumableDataLoader
 
 
@@ -133,7 +133,7 @@ def dataset(demo_sensors):
 def whole(dataset, tmp_path_factory):
     """One process: its checkpoints, and what it has seen."""
     folder = tmp_path_factory.mktemp('whole')
-    return folder, fit(dataset, folder)
+    return folder, fit(patches_of(dataset), folder)
 
 
 def flat(batches):
@@ -149,34 +149,51 @@ def test_epochs_differ(whole):
 @pytest.mark.parametrize(('step', 'workers'), [(1, 0), (4, 2), (STEPS, 0), (STEPS + 2, 2)])
 def test_resumed_run_sees_the_patches_that_remained(dataset, whole, tmp_path, step, workers):
     folder, seen = whole
-    again = fit(dataset, tmp_path, ckpt_path=folder / f'step={step}.ckpt', num_workers=workers)
+    data = patches_of(dataset, num_workers=workers)
+    again = fit(data, tmp_path, ckpt_path=folder / f'step={step}.ckpt')
     expected = (seen[0] + seen[1])[step:]
     assert again.get(0, []) + again.get(1, []) == expected
 
 
 @pytest.fixture(scope='module')
-def ranks(dataset, tmp_path_factory):
+def ranks(dataset, chips, tmp_path_factory):
     """Two processes: what each has seen, and again from the second step on."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    return fit_in_two_processes(dataset, tmp_path_factory.mktemp('ranks'), port, 'step=2.ckpt')
+    folder = tmp_path_factory.mktemp('ranks')
+    return fit_in_two_processes(dataset, chips, folder, port, 'step=2.ckpt')
 
 
 def test_ranks_share_the_epoch_of_one_process(ranks, whole):
     _, alone = whole
     steps = LENGTH // (2 * BATCH)
     for epoch in (0, 1):
-        first, second = (rank['whole'][str(epoch)] for rank in ranks)
+        first, second = (rank['patches']['whole'][str(epoch)] for rank in ranks)
         assert len(first) == len(second) == steps
         dealt = [batch for pair in zip(first, second) for batch in pair]
         assert dealt == alone[epoch][: 2 * steps]
 
 
-def test_resumed_ranks_see_the_patches_that_remained(ranks):
+def test_ranks_share_the_chips(ranks, chips):
+    first, second = (
+        {epoch: flat(batches) for epoch, batches in rank['chips']['whole'].items()}
+        for rank in ranks
+    )
+    steps = len(ChippedDataset(chips)) // (2 * CHIP_BATCH)
+    for epoch in ('0', '1'):
+        assert len(first[epoch]) == len(second[epoch]) == steps * CHIP_BATCH
+        assert len({*first[epoch], *second[epoch]}) == 2 * steps * CHIP_BATCH
+    assert first['0'] != first['1']
+
+
+@pytest.mark.parametrize('kind', ['patches', 'chips'])
+def test_resumed_ranks_see_what_remained(ranks, kind):
     for rank in ranks:
-        assert rank['resumed']['0'] == rank['whole']['0'][2:]
-        assert rank['resumed']['1'] == rank['whole']['1']
+        whole, resumed = rank[kind]['whole'], rank[kind]['resumed']
+        assert whole['0'][2:]
+        assert resumed['0'] == whole['0'][2:]
+        assert resumed['1'] == whole['1']
 
 
 # -- neighbours --------------------------------------------------------------------------------
