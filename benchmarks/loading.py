@@ -282,7 +282,7 @@ PARTS = {
     '_answer': 'which acquisitions answer',
     'view': 'the views',
     'read_bands': 'their bands',
-    'fill': 'decoding',
+    '_decode': 'decoding',
     '_quality_codes': 'their quality bands',
     'is_bad': 'what the codes mean',
     '_to_units': 'calibration',

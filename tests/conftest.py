@@ -21,7 +21,7 @@ from torchgeo_anysensor.datasets import (
     MultiSensorDataset,
     Sentinel2L2A,
     cache,
-    read,
+    handles,
 )
 from torchgeo_anysensor.prepare import write_chips
 from torchgeo_anysensor.samplers import BlockSplit
@@ -36,7 +36,8 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
 def _close_files() -> Iterator[None]:
     """Close the files that the datasets keep open, before the interpreter takes GDAL down."""
     yield
-    read._open.cache_clear()
+    handles._layers.cache_clear()
+    handles._open.cache_clear()
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -17,7 +17,7 @@ import numpy as np
 import rasterio
 from rasterio.crs import CRS
 
-from torchgeo_anysensor.datasets.read import Grid
+from torchgeo_anysensor.datasets.grid import Grid
 from torchgeo_anysensor.sensors import SENSORS
 
 EPSG = 32632

@@ -12,7 +12,7 @@ from rasterio.warp import transform as warp_points
 from torchgeo.datasets import DatasetNotFoundError
 
 from torchgeo_anysensor.datasets import LabelRaster, LabelVector
-from torchgeo_anysensor.datasets.read import Grid
+from torchgeo_anysensor.datasets.grid import Grid
 
 # -- rasters -----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from torchgeo.datasets import DatasetNotFoundError
 
 from torchgeo_anysensor.datasets import LandsatC2L1, LandsatC2L2, collate_sensors
 from torchgeo_anysensor.datasets.geometry import raster_crs
-from torchgeo_anysensor.datasets.read import Grid
+from torchgeo_anysensor.datasets.grid import Grid
 from torchgeo_anysensor.sensors import QA
 
 LEVELS = pytest.mark.parametrize(

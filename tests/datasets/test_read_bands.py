@@ -4,6 +4,10 @@
 """The fast ways to read a view, and that they read what the slow ones do."""
 
 import math
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 from rasterio.enums import Resampling
+from rasterio.errors import RasterioIOError
 from rasterio.warp import transform as warp_points
 
 from torchgeo_anysensor.datasets import HLSS30, MultiSensorDataset
 from torchgeo_anysensor.datasets import read as reading
 from torchgeo_anysensor.datasets.geometry import raster_crs
-from torchgeo_anysensor.datasets.read import Grid, read, read_bands
+from torchgeo_anysensor.datasets.grid import Grid
+from torchgeo_anysensor.datasets.handles import layers, open_raster
+from torchgeo_anysensor.datasets.read import read, read_bands
 from torchgeo_anysensor.datasets.resample import local_map
 
 SIZE = 120  # pixels along each side of the files
@@ -73,10 +80,97 @@ def test_fast_and_slow_ways_give_the_same_pixels(files, code, res, corner, shape
         assert np.array_equal(image[:, valid], truth[:, valid])
 
 
-def test_bands_of_one_file_are_read_at_once(files):
+def test_bands_of_one_grid_are_read_at_once_in_however_many_files(files, code, tmp_path):
     both, one, other, _ = files
-    runs = [band for _, bands in reading._alike([both, (both[0], 2), one, other]) for band in bands]
-    assert [band.indexes for band in runs] == [[1, 2], [1], [1]]
+    coarse = code.grid(code.left, code.top, 20, (60, 60))
+    path = code.write(tmp_path / 'coarse.tif', np.ones((60, 60), 'uint16'), coarse)
+    parts = layers([both, one, (str(path), 1), other, (both[0], 2)])
+    assert [part.rows for part in parts] == [[0, 1, 3, 4], slice(2, 3)]
+    whole, alone = parts
+    assert alone.raster.src is open_raster(str(path))
+    with rasterio.open(both[0]) as pair, rasterio.open(one[0]) as a, rasterio.open(other[0]) as b:
+        truth = np.stack([pair.read(1), a.read(1), b.read(1), pair.read(2)])
+    assert np.array_equal(whole.raster.src.read(whole.indexes), truth)
+    assert whole.raster.src.dtypes == ('uint16',) * 4
+
+
+def test_bands_of_several_types_keep_their_numbers(tmp_path, code):
+    grid = code.grid(code.left, code.top, 10, (8, 8))
+    values = {'uint8': 200, 'int16': -5, 'float32': 0.25, 'int32': 2**20, 'int8': -100}
+    places = [
+        (str(code.write(tmp_path / f'{kind} & {i}.tif', np.full((8, 8), value, kind), grid)), 1)
+        for kind, value in values.items()
+        for i in range(2)
+    ]
+    image, valid = read_bands(places, grid, nodata=0)
+    assert valid.all()
+    assert image[:, 3, 3].tolist() == [value for value in values.values() for _ in range(2)]
+
+
+@pytest.fixture
+def pair(tmp_path, code):
+    """Two files of one grid, deflate in blocks of 16 pixels, and what they hold."""
+    grid = code.grid(code.left, code.top, 10, (256, 256))
+    data = np.stack([code.encode(place, *code.centres(grid)) for place in (0, 1)]).astype('uint16')
+    options = {'tiled': True, 'blockxsize': 16, 'blockysize': 16, 'compress': 'deflate'}
+    paths = [code.write(tmp_path / f'{i}.tif', data[i], grid, **options) for i in range(2)]
+    return [(str(path), 1) for path in paths], data
+
+
+def test_joined_file_that_is_written_anew_is_read_anew(pair, code):
+    places, data = pair
+    grid = code.grid(code.left, code.top, 10, (256, 256))
+    assert np.array_equal(read_bands(places, grid, nodata=None)[0], data)
+    code.write(Path(places[1][0]), np.full((256, 256), 7, 'uint16'), grid)
+    image, _ = read_bands(places, grid, nodata=None)
+    assert np.array_equal(image[0], data[0])
+    assert (image[1] == 7).all()
+
+
+def right_pixels(places, data, code, seed):
+    """Whether windows all over two files have their own pixels."""
+    for col, row in np.random.default_rng(seed).integers(0, 240, (150, 2)):
+        part = code.grid(code.left + col * 10, code.top - row * 10, 10, (16, 16))
+        image, _ = read_bands(places, part, nodata=None)
+        if not np.array_equal(image, data[:, row : row + 16, col : col + 16]):
+            return False
+    return True
+
+
+def test_forked_reader_of_joined_files_gets_the_right_pixels(pair, code):
+    places, data = pair
+    assert right_pixels(places, data, code, 0)  # the parent holds the files
+    context = multiprocessing.get_context('fork')
+    answers = context.Queue()
+    children = [
+        context.Process(target=lambda: answers.put(right_pixels(places, data, code, os.getpid())))
+        for _ in range(2)
+    ]
+    for child in children:
+        child.start()
+    assert right_pixels(places, data, code, 1)
+    assert [answers.get(timeout=30) for _ in children] == [True, True]
+    for child in children:
+        child.join()
+
+
+def test_each_thread_has_handles_of_its_own(pair):
+    places, _ = pair
+    with ThreadPoolExecutor(1) as pool:
+        there = pool.submit(lambda: layers(places)[0].raster.src).result()
+    here = layers(places)[0].raster.src
+    assert here is layers(places)[0].raster.src
+    assert here is not there
+
+
+def test_damaged_file_among_others_is_named(pair, code):
+    places, _ = pair
+    damaged = Path(places[1][0])
+    damaged.write_bytes(damaged.read_bytes()[:-2000])
+    with pytest.raises(RasterioIOError) as found:
+        read_bands(places, code.grid(code.left, code.top, 10, (256, 256)), nodata=None)
+
+    assert damaged.name in f'{found.value} {found.value.__cause__}'
 
 
 def test_numbers_that_float32_cannot_hold_are_compared_as_they_are(tmp_path, code):

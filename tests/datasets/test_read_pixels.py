@@ -13,7 +13,8 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioIOError
 from rasterio.warp import transform as warp_points
 
-from torchgeo_anysensor.datasets.read import open_raster, read
+from torchgeo_anysensor.datasets.handles import open_raster
+from torchgeo_anysensor.datasets.read import read
 
 
 @pytest.fixture

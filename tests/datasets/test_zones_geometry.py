@@ -14,7 +14,7 @@ from pyproj import Geod, Transformer
 
 from torchgeo_anysensor.datasets import HLSL30, HLSS30, MultiSensorDataset
 from torchgeo_anysensor.datasets.geometry import footprints, project, raster_crs, rectangle
-from torchgeo_anysensor.datasets.read import Grid
+from torchgeo_anysensor.datasets.grid import Grid
 
 RAW = {'bands': ['B04', 'B05'], 'calibrate': False}
 ZERO = 8000  # DN of the corner

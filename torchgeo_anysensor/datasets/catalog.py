@@ -21,6 +21,7 @@ from ..sensors import QA, Sensor
 from . import cache as kept
 from .files import Listing, as_list, list_files
 from .geometry import METRES_PER_DEGREE, Lattice, crs_text, is_geographic, raster_crs
+from .grid import Grid
 from .index import (
     PACKAGE,
     Acquisition,
@@ -34,7 +35,7 @@ from .index import (
 from .join import JoinableDataset
 from .lookup import IndexedDataset
 from .quality import clear_share
-from .read import Grid, read
+from .read import read
 from .scan import scan
 
 # Pixels along each side that the clear fraction is estimated from

@@ -35,9 +35,9 @@ from .describe import (
 )
 from .files import list_files
 from .geometry import crs_text
+from .handles import open_raster
 from .index import Header, Tile
 from .plot import draw_panels, look_at_raster
-from .read import open_raster
 from .sensor import SensorDataset
 
 _HEADERS = 1000  # rasters of no known product that are opened

@@ -26,9 +26,11 @@ from torchgeo.datasets.utils import GeoSlice, Path
 from ..types import IGNORE_INDEX
 from .collate import concat_views
 from .geometry import crs_text
+from .grid import Grid
+from .handles import open_raster
 from .index import Acquisition, Tile, build_index, complain
 from .join import ViewIntersection
-from .read import Grid, open_raster, read
+from .read import read
 from .scan import scan
 
 

@@ -29,7 +29,9 @@ class Lookup:
         self.index = index
         self.crs: PROJ_CRS = index.crs
         self.crs_text = crs_text(index.crs.srs)
+        # Lists: a cell of a table takes longer to find
         self.paths: list[str] = index['filepath'].tolist()
+        self.combinations = index['combination'].tolist() if 'combination' in index else []
         self._ground = index.geometry.to_numpy()
         left, right = (
             np.asarray(t.as_unit('ns').asi8) for t in (index.index.left, index.index.right)

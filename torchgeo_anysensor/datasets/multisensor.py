@@ -17,13 +17,13 @@ from torchgeo.datasets.utils import GeoSlice
 
 from ..types import MultiSensorSample, SensorSample
 from .geometry import METRES_PER_DEGREE, Lattice, crs_text, in_metres, raster_crs
+from .grid import Grid
 from .index import build_index
 from .labels import LabelDataset
 from .lookup import IndexedDataset
 from .matching import Matcher
 from .neighbours import decoded_once, side_by_side
 from .plot import draw_panels, true_color
-from .read import Grid
 from .sensor import SensorDataset
 
 # Two squares of one centre and size share 83 % at least, however they are turned
@@ -192,7 +192,7 @@ class MultiSensorDataset(IndexedDataset):
                     _view(member, path, grid(member.pixel), width, height)
                     for member, path in zip(self.datasets[name], paths)
                 )
-                for name, paths in self.index.combination.iloc[position].items()
+                for name, paths in self.lookup.combinations[position].items()
             }
         }
         if self.labels is not None:
@@ -319,10 +319,7 @@ def _view(
     native, dx, dy = member.native_grid(
         path, left=grid.left, top=grid.top, width=width, height=height
     )
-    view = member.view(path, native)
-    view['dx'].fill_(dx)
-    view['dy'].fill_(dy)
-    return view
+    return member.view(path, native, dx=dx, dy=dy)
 
 
 def _index_in(crs: PROJ_CRS, member: SensorDataset) -> GeoDataFrame:

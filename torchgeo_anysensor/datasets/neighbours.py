@@ -10,9 +10,11 @@ from contextvars import ContextVar
 
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
+
+from .grid import Grid
+from .handles import Raster
 
 Bounds = tuple[float, float, float, float]
 
@@ -31,33 +33,33 @@ class _Area:
         """Read nothing yet."""
         self._bounds = {crs: bounds}
         self._crs = crs
-        self._kept: dict[tuple[str, tuple[int, ...]], tuple[Window, NDArray]] = {}
+        self._kept: dict[tuple[Raster, tuple[int, ...]], tuple[Window, NDArray]] = {}
 
-    def read(self, src: DatasetReader, indexes: Sequence[int], window: Window) -> NDArray:
+    def read(self, raster: Raster, grid: Grid, indexes: list[int], window: Window) -> NDArray:
         """Pixels of a window, which must not be written to."""
-        key = src.name, tuple(indexes)
+        key = raster, tuple(indexes)
         if key not in self._kept:
-            own = self._window(src)
-            data = src.read(list(indexes), window=own)
+            own = self._window(grid)
+            with raster.env():
+                data = raster.src.read(indexes, window=own)
             data.flags.writeable = False
             self._kept[key] = own, data
         own, data = self._kept[key]
         row, col = window.row_off - own.row_off, window.col_off - own.col_off
         if min(row, col) < 0 or row + window.height > own.height or col + window.width > own.width:
-            return src.read(list(indexes), window=window)
+            with raster.env():
+                return raster.src.read(indexes, window=window)
         return data[:, row : row + window.height, col : col + window.width]
 
-    def _window(self, src: DatasetReader) -> Window:
+    def _window(self, grid: Grid) -> Window:
         """Pixels of a file that lie on the ground."""
-        crs = src.crs
-        if crs not in self._bounds:
-            self._bounds[crs] = transform_bounds(self._crs, crs, *self._bounds[self._crs])
-        west, south, east, north = self._bounds[crs]
-        t = src.transform
-        left, right = ((x - t.c) / t.a for x in (west, east))
-        top, bottom = ((y - t.f) / t.e for y in (north, south))
-        x0, x1 = _clip(left, right, src.width)
-        y0, y1 = _clip(top, bottom, src.height)
+        if grid.crs not in self._bounds:
+            self._bounds[grid.crs] = transform_bounds(self._crs, grid.crs, *self._bounds[self._crs])
+        west, south, east, north = self._bounds[grid.crs]
+        left, right = ((x - grid.left) / grid.xres for x in (west, east))
+        top, bottom = ((grid.top - y) / grid.yres for y in (north, south))
+        x0, x1 = _clip(left, right, grid.width)
+        y0, y1 = _clip(top, bottom, grid.height)
         return Window(x0, y0, x1 - x0, y1 - y0)
 
 
@@ -80,20 +82,21 @@ def decoded_once(bounds: Bounds, crs: CRS) -> Iterator[None]:
 
 
 def read_pixels(
-    src: DatasetReader, indexes: Sequence[int], window: Window, out: NDArray | None = None
+    raster: Raster, indexes: list[int], window: Window, out: NDArray | None = None
 ) -> NDArray:
     """Bands ``(C, H, W)`` of a window within a file, not to be written to.
 
     Args:
-        src: The file.
+        raster: The file.
         indexes: Bands, from 1.
         window: Whole pixels.
         out: Where to put them; is returned.
     """
     area = _area.get()
-    if area is None:
-        return src.read(list(indexes), window=window, out=out)
-    data = area.read(src, indexes, window)
+    if area is None or raster.grid is None:
+        with raster.env():
+            return raster.src.read(indexes, window=window, out=out)
+    data = area.read(raster, raster.grid, indexes, window)
     if out is None:
         return data
     out[...] = data

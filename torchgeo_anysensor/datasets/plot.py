@@ -24,9 +24,10 @@ from torch import Tensor
 
 from ..types import IGNORE_INDEX
 from .geometry import raster_crs
+from .grid import Grid
+from .handles import open_raster
 from .index import Acquisition, Header, Tile
 from .quality import is_bad
-from .read import Grid, open_raster
 
 if TYPE_CHECKING:
     from .sensor import SensorDataset

@@ -20,7 +20,7 @@ from rasterio.warp import transform as warp_points
 from .geometry import METRES_PER_DEGREE, crs_text, move_points
 
 if TYPE_CHECKING:
-    from .read import Grid
+    from .grid import Grid
 
 # Largest error of a straight map, in pixels of the file
 _BEND = 0.05

@@ -17,8 +17,8 @@ from rasterio.io import DatasetReader
 from tqdm import tqdm
 
 from .geometry import crs_text
+from .handles import DRIVERS
 from .index import WHOLE, Header, Place, Tile
-from .read import DRIVERS
 
 # GDAL lets go of Python while it waits for the disk; more threads only wait for each other
 _THREADS = 4

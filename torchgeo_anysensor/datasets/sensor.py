@@ -15,7 +15,6 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pyproj import CRS as PROJ_CRS
-from torch import Tensor
 from torchgeo.datasets import RGBBandsMissingError
 from torchgeo.datasets.utils import GeoSlice
 
@@ -25,10 +24,11 @@ from .catalog import Catalog
 from .collate import merge_views, stack_views
 from .files import Paths, as_list
 from .geometry import crs_text, lon_lat, project, raster_crs
+from .grid import Grid
 from .index import Tile
 from .plot import draw_panels, view_panels
 from .quality import is_bad
-from .read import Grid, read_bands
+from .read import read_bands
 
 _CELSIUS_TO_KELVIN = 273.15
 _LEVELS = {'top of atmosphere': 0.0, 'surface': 1.0, None: math.nan}
@@ -112,8 +112,9 @@ class SensorDataset(Catalog):
         self.rgb_bands = self.sensor.rgb
         self.bands = tuple(bands) if bands is not None else self._default_bands(res)
         self._bands = self.sensor.select(self.bands)
-        # What was worked out once: facts by platform, times by acquisition and tile
-        self._facts: dict[str, dict[str, Tensor]] = {}
+        # What was worked out once: facts by platform, calibration by tile, times by acquisition and tile
+        self._facts: dict[str, list[float]] = {}
+        self._scales: dict[str, NDArray[np.float32]] = {}
         self._clock: dict[tuple[str, str], tuple[float, float, float]] = {}
         needed = [*self.bands, *(qa.band for qa in self.qa)]
         self._find(
@@ -181,12 +182,14 @@ class SensorDataset(Catalog):
             sample = merge_views([sample, dict(self.view(path, grid))])
         return sample
 
-    def view(self, path: str, grid: Grid) -> SensorSample:
+    def view(self, path: str, grid: Grid, *, dx: float = 0.0, dy: float = 0.0) -> SensorSample:
         """Read one acquisition on one grid.
 
         Args:
             path: The acquisition, by the name that the index has for it (``filepath``).
             grid: Any grid; see the class on what happens where it differs from the native one.
+            dx: How many metres it lies east of the patch that was asked for.
+            dy: How many metres it lies north of it.
 
         Returns:
             The view; pixels outside of the acquisition are not valid. ``t`` is the time of the
@@ -208,31 +211,34 @@ class SensorDataset(Catalog):
                 np.copyto(image, own, where=fill)
                 valid |= good
         source = source or acquisition.tiles[0]
-        facts = self._band_facts(source.platform)
         left, bottom, right, top = grid.bounds
         lon, lat = lon_lat((left + right) / 2, (bottom + top) / 2, grid.crs)
         start, stop, t = self._times(path, source)
-        patch = [left, right, grid.xres, bottom, top, grid.yres, start, stop, 1]
-        patch += [grid.xres, 0, left, 0, -grid.yres, top, 0, 0, 1]
         # Few tensors, cut into many: to make one takes longer than to cut it
-        place = torch.tensor(patch, dtype=torch.float32)
-        single = torch.tensor([grid.xres, 0.0, 0.0, _LEVELS[self.sensor.level]]).unbind()
-        double = torch.tensor([t, lon, lat], dtype=torch.float64).unbind()
+        numbers = [*self._band_facts(source.platform)]
+        numbers += [left, right, grid.xres, bottom, top, grid.yres, start, stop, 1]
+        numbers += [grid.xres, 0, left, 0, -grid.yres, top, 0, 0, 1]
+        numbers += [grid.xres, dx, dy, _LEVELS[self.sensor.level]]
+        wavelength, bandwidth, gsd, bounds, transform, facts = torch.from_numpy(
+            np.array(numbers, dtype=np.float32)
+        ).split_with_sizes([*[len(self.bands)] * 3, 9, 9, 4])
+        res, east, north, level = facts.unbind()
+        double = torch.from_numpy(np.array([t, lon, lat])).unbind()
         return {
             'image': torch.from_numpy(image),
             'valid': torch.from_numpy(valid),
-            'wavelength': facts['wavelength'].clone(),
-            'bandwidth': facts['bandwidth'].clone(),
-            'gsd': facts['gsd'].clone(),
-            'res': single[0],
+            'wavelength': wavelength,
+            'bandwidth': bandwidth,
+            'gsd': gsd,
+            'res': res,
             't': double[0],
-            'dx': single[1],
-            'dy': single[2],
+            'dx': east,
+            'dy': north,
             'lon': double[1],
             'lat': double[2],
-            'level': single[3],
-            'bounds': place[:9],
-            'transform': place[9:],
+            'level': level,
+            'bounds': bounds,
+            'transform': transform,
         }
 
     def native_grid(
@@ -281,11 +287,12 @@ class SensorDataset(Catalog):
 
     def _to_units(self, dn: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
         """Digital numbers ``(C, H, W)`` to reflectance and kelvin, in place."""
-        scale, offset = np.array(
-            [self._calibration(tile, band) for band in self._bands], dtype=np.float32
-        ).T
-        dn *= scale[:, None, None]
-        dn += offset[:, None, None]
+        if tile.name not in self._scales:
+            each = [self._calibration(tile, band) for band in self._bands]
+            self._scales[tile.name] = np.array(each, dtype=np.float32).T[..., None, None]
+        scale, offset = self._scales[tile.name]
+        dn *= scale
+        dn += offset
         return dn
 
     def _calibration(self, tile: Tile, band: Band) -> tuple[float, float]:
@@ -294,16 +301,16 @@ class SensorDataset(Catalog):
         offset = tile.offset.get(band.name, band.offset)
         return scale, offset + (_CELSIUS_TO_KELVIN if band.unit == 'celsius' else 0)
 
-    def _band_facts(self, platform: str) -> dict[str, Tensor]:
-        """Wavelength, bandwidth and ground sample distance, ``(C,)`` each."""
+    def _band_facts(self, platform: str) -> list[float]:
+        """Wavelengths, then bandwidths, then ground sample distances."""
         if platform not in self._facts:
             known = {band.name: band for band in self.sensor.bands_of(platform)}
             bands = [known[band.name] for band in self._bands]
-            self._facts[platform] = {
-                'wavelength': torch.tensor([band.center_wavelength_um for band in bands]),
-                'bandwidth': torch.tensor([band.fwhm_um for band in bands]),
-                'gsd': torch.tensor([float(band.gsd_m) for band in bands]),
-            }
+            self._facts[platform] = [
+                *(band.center_wavelength_um for band in bands),
+                *(band.fwhm_um for band in bands),
+                *(band.gsd_m for band in bands),
+            ]
         return self._facts[platform]
 
     def _times(self, path: str, tile: Tile) -> tuple[float, float, float]:

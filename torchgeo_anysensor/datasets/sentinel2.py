@@ -19,8 +19,9 @@ from rasterio.features import rasterize
 from ..sensors import QA, get_sensor
 from .files import Paths, read_bytes, stamp
 from .geometry import crs_text, project
+from .grid import Grid
 from .index import Tile, set_time
-from .read import Grid, read
+from .read import read
 from .safe import (
     BAND_IDS,
     ProductName,
@@ -221,8 +222,9 @@ class Sentinel2L1C(_Sentinel2):
             masks, inside = read(
                 path, grid, indexes=[1, 2, 3], nodata=None, resampling=Resampling.nearest
             )
-            for bit, mask in enumerate(masks):
-                codes |= (mask > 0).view(np.uint8) << bit
+            if masks.any():
+                for bit, mask in enumerate(masks):
+                    codes |= (mask > 0).view(np.uint8) << bit
             return codes, inside
         target = crs_text(grid.crs.to_string())
         for bit, kind in enumerate(_CLASSES):

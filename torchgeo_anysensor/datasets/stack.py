@@ -12,8 +12,8 @@ from typing import Any
 
 from ..sensors import QA, Band, Sensor, get_sensor
 from .files import Listing, Paths, list_files
+from .handles import open_raster
 from .index import Tile, find_tiles
-from .read import open_raster
 from .sensor import SensorDataset
 
 

@@ -22,7 +22,7 @@ from rasterio.io import DatasetReader
 from tqdm import tqdm
 
 from ..datasets.files import list_files, on_disk, read_bytes, stamp
-from ..datasets.read import DRIVERS
+from ..datasets.handles import DRIVERS
 from ..datasets.safe import product_name
 from ..datasets.scan import check_whole
 
