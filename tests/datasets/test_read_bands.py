@@ -69,7 +69,7 @@ def test_fast_and_slow_ways_give_the_same_pixels(files, code, res, corner, shape
     grid = code.grid(code.left + 10 * corner[0], code.top - 10 * corner[1], res, shape)
     image, valid = read_bands(places, grid, nodata=0, saturated=65535)
     truth, good = slowly(places, grid)
-    assert image.dtype == np.float32
+    assert image.dtype in {np.dtype('uint16'), np.dtype('float32')}
     if res == 7:  # the slow way rounds, and lets saturated neighbours in
         good &= valid
         assert np.array_equal(valid, good)

@@ -118,7 +118,7 @@ class LandsatC2L1(_Landsat):
         except KeyError as error:
             raise ValueError(f'{tile.metadata[0]}: has no {error.args[0]}') from None
 
-    def _to_units(self, dn: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
+    def _to_units(self, dn: NDArray, tile: Tile) -> NDArray[np.float32]:
         """Digital numbers ``(C, H, W)`` to reflectance and, by Planck's law, kelvin."""
         image = super()._to_units(dn, tile)
         for position, band in enumerate(self._bands):

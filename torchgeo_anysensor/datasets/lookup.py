@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyproj import CRS as PROJ_CRS
 from torchgeo.datasets import GeoDataset
 
-from .geometry import crs_text, rectangle
+from .geometry import crs_text, is_geographic, rectangle
 
 # Before any time that nanoseconds can tell
 _NEVER = np.iinfo(np.int64).min
@@ -29,6 +29,7 @@ class Lookup:
         self.index = index
         self.crs: PROJ_CRS = index.crs
         self.crs_text = crs_text(index.crs.srs)
+        self._plane = not is_geographic(self.crs_text)
         # Lists: a cell of a table takes longer to find
         self.paths: list[str] = index['filepath'].tolist()
         self.combinations = index['combination'].tolist() if 'combination' in index else []
@@ -39,9 +40,10 @@ class Lookup:
         self._rows = np.argsort(left, kind='stable')
         self._left, self._right = left[self._rows], right[self._rows]
         self._longest = int((right - left).max(initial=0))
-        self._west, self._south, self._east, self._north = shapely.bounds(self._ground)[
-            self._rows
-        ].T
+        west, south, east, north = shapely.bounds(self._ground)[self._rows].T
+        self._west, self._south, self._east, self._north = west, south, east, north
+        area = shapely.area(self._ground)[self._rows]
+        self._straight = np.isclose(area, (east - west) * (north - south), rtol=1e-9, atol=0)
         west, south, east, north = index.total_bounds
         self.x, self.y = (west, east), (south, north)
         self.t = index.index.left.min(), index.index.right.max()
@@ -59,15 +61,20 @@ class Lookup:
         Returns:
             Rows from the earliest, and the area that each shares.
         """
-        ground = rectangle(x, y, self.crs_text)
-        west, south, east, north = shapely.bounds(ground).tolist()
         start, stop = _nanoseconds(t.start), _nanoseconds(t.stop)
         first = np.searchsorted(self._left, max(start - self._longest, _NEVER))
         near = slice(first, np.searchsorted(self._left, stop, side='right'))
-        good = (self._right[near] >= start) & (self._west[near] < east) & (self._east[near] > west)
-        good &= (self._south[near] < north) & (self._north[near] > south)
-        rows = self._rows[near][good]
-        shared = shapely.area(shapely.intersection(self._ground[rows], ground))
+        if self._plane:  # the antimeridian is far
+            west, south, east, north = x.start, y.start, x.stop, y.stop
+        else:
+            west, south, east, north = rectangle(x, y, self.crs_text).bounds
+        width = np.minimum(self._east[near], east) - np.maximum(self._west[near], west)
+        height = np.minimum(self._north[near], north) - np.maximum(self._south[near], south)
+        good = (self._right[near] >= start) & (width > 0) & (height > 0)
+        rows, shared = self._rows[near][good], (width * height)[good]
+        if not (self._plane and self._straight[near][good].all()):
+            ground = rectangle(x, y, self.crs_text)
+            shared = shapely.area(shapely.intersection(self._ground[rows], ground))
         return rows[shared > 0], shared[shared > 0]  # a common edge alone is no answer
 
 

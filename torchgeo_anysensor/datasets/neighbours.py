@@ -81,26 +81,19 @@ def decoded_once(bounds: Bounds, crs: CRS) -> Iterator[None]:
         _area.reset(token)
 
 
-def read_pixels(
-    raster: Raster, indexes: list[int], window: Window, out: NDArray | None = None
-) -> NDArray:
+def read_pixels(raster: Raster, indexes: list[int], window: Window) -> NDArray:
     """Bands ``(C, H, W)`` of a window within a file, not to be written to.
 
     Args:
         raster: The file.
         indexes: Bands, from 1.
         window: Whole pixels.
-        out: Where to put them; is returned.
     """
     area = _area.get()
     if area is None or raster.grid is None:
         with raster.env():
-            return raster.src.read(indexes, window=window, out=out)
-    data = area.read(raster, raster.grid, indexes, window)
-    if out is None:
-        return data
-    out[...] = data
-    return out
+            return raster.src.read(indexes, window=window)
+    return area.read(raster, raster.grid, indexes, window)
 
 
 def side_by_side(boxes: Sequence[tuple[int, Bounds]]) -> list[tuple[Bounds, list[int]]]:

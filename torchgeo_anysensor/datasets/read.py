@@ -29,7 +29,7 @@ def read_bands(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Read the bands of one view, images alone.
 
-    Windows of pixels that agree go from the decoder to where they stay. Pixels of another CRS, or
+    Windows of pixels that agree come as the decoder gives them. Pixels of another CRS, or
     between those of the file, are taken from the native window by a map that is straight over a
     patch (:func:`~.resample.local_map`), bilinear. For all else see :func:`read`.
 
@@ -40,43 +40,51 @@ def read_bands(
         saturated: Digital number of saturated pixels.
 
     Returns:
-        Digital numbers ``(C, H, W)`` and where all bands have a number ``(H, W)``; values elsewhere
-        are arbitrary.
+        Digital numbers ``(C, H, W)``, not to be written to, in the type of the files if all are
+        read as they are and in float32 otherwise; and where all bands have a number ``(H, W)``;
+        values elsewhere are arbitrary.
     """
-    shape = (grid.height, grid.width)
-    image = np.empty((len(places), *shape), dtype=np.float32)
-    valid = np.ones(shape, dtype=bool)
     missing = [value for value in (nodata, saturated) if value is not None]
-    for part in layers(places):
+    parts = layers(places)
+    if len(parts) == 1 and (window := _window(parts[0], grid)):
+        data = _decode(parts[0], window)
+        return data, has_data(data, missing)
+    image = np.empty((len(places), grid.height, grid.width), dtype=np.float32)
+    valid = np.ones((grid.height, grid.width), dtype=bool)
+    for part in parts:
         source = part.raster.grid if part.raster.dtype else None
-        repeat = _repeats(source, grid) if source else None
-        if source and repeat == (1, 1) and (window := _window(source, grid)):
-            if isinstance(part.rows, slice):
-                data = _decode(part, window, out=image[part.rows])
-            else:
-                data = image[part.rows] = _decode(part, window)
-            valid &= has_data(data, missing, real=part.raster.dtype == 'float32')
-        elif source and repeat is None and (found := local_map(source, grid)):
+        if window := _window(part, grid):
+            image[part.rows] = data = _decode(part, window)
+            own = has_data(data, missing)
+        elif source and _repeats(source, grid) is None and (found := local_map(source, grid)):
             data = _decode(part, Window(*found.window)).astype(np.float32, copy=False)
             image[part.rows], own = found.bilinear(data, _bad(data, missing))
-            valid &= own
         else:
-            data, own = _read_each(part, grid, nodata, missing)
-            image[part.rows] = data
-            valid &= own
+            image[part.rows], own = _read_each(part, grid, nodata, missing)
+        valid &= own
     return image, valid
 
 
-def _decode(
-    part: Layers, window: Window, out: NDArray[np.float32] | None = None
-) -> NDArray[np.float32]:
+def _window(part: Layers, grid: Grid) -> Window | None:
+    """Where the pixels of a grid lie in files, if they agree, and all are there."""
+    source = part.raster.grid if part.raster.dtype else None
+    if source is None or _repeats(source, grid) != (1, 1):
+        return None
+    col = round((grid.left - source.left) / grid.xres)
+    row = round((source.top - grid.top) / grid.yres)
+    if min(col, row) < 0 or col + grid.width > source.width or row + grid.height > source.height:
+        return None
+    return Window(col, row, grid.width, grid.height)
+
+
+def _decode(part: Layers, window: Window) -> NDArray:
     """Pixels of a window, not to be written to.
 
     Raises:
         rasterio.errors.RasterioIOError: If a file is damaged; it is named.
     """
     try:
-        return read_pixels(part.raster, part.indexes, window, out=out)
+        return read_pixels(part.raster, part.indexes, window)
     except RasterioIOError:
         for path, index in part.places:  # which of them, and why
             read_pixels(raster(path), [index], window)
@@ -98,23 +106,22 @@ def _read_each(
     return np.concatenate(images), valid
 
 
-def has_data(data: NDArray, missing: Sequence[float], *, real: bool = True) -> NDArray[np.bool_]:
+def has_data(data: NDArray, missing: Sequence[float]) -> NDArray[np.bool_]:
     """Where all bands are numbers.
 
     Args:
         data: ``(C, H, W)``.
         missing: Values that are none.
-        real: Whether there may be others that are not finite.
 
     Returns:
         ``(H, W)``.
     """
     good = np.ones(data.shape[1:], dtype=bool)
-    low, high = (data.min(), data.max()) if missing and data.size else (0, 0)
+    low, high = (data.min(), data.max()) if data.size else (0, 0)
     for value in missing:
-        if not (value < low or value > high):  # or they are no numbers
+        if not (value < low or value > high):  # or these are no numbers
             good &= (data != value).all(axis=0)
-    if real and data.dtype.kind == 'f':
+    if not (np.isfinite(low) and np.isfinite(high)):
         good &= np.isfinite(data).all(axis=0)
     return good
 
@@ -125,15 +132,6 @@ def _bad(data: NDArray, missing: Sequence[float]) -> NDArray[np.bool_] | None:
     for value in missing:
         bad |= data == value
     return bad if bad.any() else None
-
-
-def _window(source: Grid, grid: Grid) -> Window | None:
-    """Where pixels that agree lie in a file, if all are there."""
-    col = round((grid.left - source.left) / grid.xres)
-    row = round((source.top - grid.top) / grid.yres)
-    if min(col, row) < 0 or col + grid.width > source.width or row + grid.height > source.height:
-        return None
-    return Window(col, row, grid.width, grid.height)
 
 
 def read(

@@ -279,21 +279,21 @@ class SensorDataset(Catalog):
             codes, inside = self._quality_codes(tile, qa, grid)
             valid &= inside
             valid &= ~is_bad(qa, codes, self.bands)
-        if self.calibrate:
-            image = self._to_units(image, tile)
+        image = self._to_units(image, tile) if self.calibrate else image.astype(np.float32)
         if not valid.all():
             np.copyto(image, 0, where=~valid)
         return image, valid
 
-    def _to_units(self, dn: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
-        """Digital numbers ``(C, H, W)`` to reflectance and kelvin, in place."""
+    def _to_units(self, dn: NDArray, tile: Tile) -> NDArray[np.float32]:
+        """Digital numbers ``(C, H, W)`` to reflectance and kelvin."""
         if tile.name not in self._scales:
             each = [self._calibration(tile, band) for band in self._bands]
             self._scales[tile.name] = np.array(each, dtype=np.float32).T[..., None, None]
         scale, offset = self._scales[tile.name]
-        dn *= scale
-        dn += offset
-        return dn
+        image = dn.astype(np.float32)
+        image *= scale
+        image += offset
+        return image
 
     def _calibration(self, tile: Tile, band: Band) -> tuple[float, float]:
         """Scale and offset of a band to reflectance or kelvin."""
