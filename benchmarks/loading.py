@@ -28,6 +28,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -230,14 +231,17 @@ def stamped(samples: Sequence[Any]) -> tuple[int, float, float]:
 
 
 def in_workers(source: Source, *, warm: bool, workers: int, batch: int = 4) -> Cost:
-    """Read batches in the workers of a DataLoader; the first of each worker is not counted."""
+    """Read batches in the workers of a DataLoader; those that open the files are not counted."""
+    batch = batch if source.each == 1 else 1
+    first = [key for key in one_of_each_date(source) for _ in range(batch * workers)]
     keys = [*source.keys]
     if warm:  # the same patches again and again
-        keys = keys[: batch * workers] * (len(keys) // (2 * workers) + 2)
-    batch = batch if source.each == 1 else 1
+        first = keys = keys[: batch * workers]
+        keys = keys * (len(source.keys) // (2 * workers) + 1)
+    skip = len(first) // (batch * workers)  # batches of each worker
     loader = DataLoader(
         source.dataset,
-        sampler=keys,
+        sampler=first + keys,
         batch_size=batch,
         num_workers=workers,
         collate_fn=stamped,
@@ -250,8 +254,10 @@ def in_workers(source: Source, *, warm: bool, workers: int, batch: int = 4) -> C
         walls.append(time.perf_counter())
         sizes.append(mb)
     batch *= source.each
-    spent = [(b - a) / batch for used in cpu.values() for a, b in itertools.pairwise(used)]
-    wall = (walls[-1] - walls[workers - 1]) / ((len(walls) - workers) * batch)
+    pairs = (pair for used in cpu.values() for pair in itertools.pairwise(used[skip - 1 :]))
+    spent = [(b - a) / batch for a, b in pairs]
+    skip *= workers
+    wall = (walls[-1] - walls[skip - 1]) / ((len(walls) - skip) * batch)
     return Cost(statistics.median(spent), wall, statistics.median(sizes) / source.each)
 
 
@@ -355,7 +361,7 @@ HEADS = [
 #: Title, dates, ways, and folders other than the usual ones.
 PLAN: list[tuple[str, int, list[str], dict[str, str]]] = [
     ('3 dates', 3, [*WAYS], {}),
-    ('12 dates', 12, ['TorchGeo', 'ours', 'bare reads'], {}),
+    ('12 dates', 12, ['TorchGeo', 'ours', f'ours, neighbours={NEIGHBOURS}', 'bare reads'], {}),
     ('Landsat in the next zone', 1, ['TorchGeo', 'ours'], {'landsat': 'landsat_next_zone'}),
     (
         'Sentinel-2 as JPEG 2000',
@@ -367,10 +373,13 @@ PLAN: list[tuple[str, int, list[str], dict[str, str]]] = [
 
 
 def one(
-    task: tuple[Scenes, list[str], argparse.Namespace, str, dict[str, str]],
+    scenes: Scenes,
+    ways: Sequence[str],
+    options: argparse.Namespace,
+    cache: str,
+    folders: Mapping[str, str],
 ) -> dict[tuple[str, int], Cost]:
     """A process of its own: GDAL takes the size of its cache once."""
-    scenes, ways, options, cache, folders = task
     torch.set_num_threads(1)
     return compare(scenes, ways, options, cache, **folders)
 
@@ -392,13 +401,13 @@ def main(args: Sequence[str] | None = None) -> None:
         root = options.root or Path(folder)
         if options.memory:
             os.environ['GDAL_CACHEMAX'] = '64'
-            with spawn.Pool(1) as pool:
-                print(pool.apply(memory, (scenes_of(root, 3, options), options)))
+            with ProcessPoolExecutor(1, spawn) as pool:
+                print(pool.submit(memory, scenes_of(root, 3, options), options).result())
             return
         if options.profile:
             os.environ['GDAL_CACHEMAX'] = CACHES['warm']
-            with spawn.Pool(1) as pool:
-                found = pool.apply(profile, (scenes_of(root, 3, options), options))
+            with ProcessPoolExecutor(1, spawn) as pool:
+                found = pool.submit(profile, scenes_of(root, 3, options), options).result()
             for part, ms in found.items():
                 print(f'| {part} | {ms:.2f} |')
             return
@@ -410,8 +419,8 @@ def main(args: Sequence[str] | None = None) -> None:
             scenes = scenes_of(root, dates, options)
             for cache, megabytes in CACHES.items():
                 os.environ['GDAL_CACHEMAX'] = megabytes
-                with spawn.Pool(1) as pool:
-                    costs = pool.apply(one, ((scenes, ways, options, cache, folders),))
+                with ProcessPoolExecutor(1, spawn) as pool:
+                    costs = pool.submit(one, scenes, ways, options, cache, folders).result()
                 for line in rows(title, cache, costs):
                     print(line, flush=True)
 
