@@ -75,12 +75,13 @@ def stamps(tiles: Sequence[Tile], root: str) -> list[str]:
         lines = [tile.date]
         paths = [(f'{b}:{r:g}', p) for b, grids in tile.files.items() for r, p in grids.items()]
         for what, path in [*paths, *(('', p) for p in tile.metadata)]:
-            holder = on_disk(path)
-            if holder not in known:
+            if path not in known:
+                holder = on_disk(path)
                 name = holder.removeprefix(inside)  # os.path.relpath is slow for many files
                 name = name if name != holder else os.path.relpath(holder, root)
-                known[holder] = f'{name} {stamp(holder)}'
-            lines.append(f'{what} {path.partition(holder)[2]} {known[holder]}')
+                member = path.partition(holder)[2] if path != holder else ''
+                known[path] = f'{member} {name} {stamp(holder)}'
+            lines.append(f'{what} {known[path]}')
         found.append(hashlib.sha256('\n'.join(lines).encode()).hexdigest())
     return found
 

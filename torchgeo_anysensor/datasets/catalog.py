@@ -19,7 +19,7 @@ from torchgeo.datasets import DatasetNotFoundError, RasterDataset
 
 from ..sensors import QA, Sensor
 from . import cache as kept
-from .files import Listing, as_list, list_files
+from .files import Listing, as_list, base_name, list_files
 from .geometry import METRES_PER_DEGREE, Lattice, crs_text, is_geographic, raster_crs
 from .grid import Grid
 from .index import (
@@ -146,12 +146,12 @@ class Catalog(JoinableDataset, IndexedDataset, RasterDataset):
 
     def _list(self) -> Listing:
         """Files that may belong to products of the sensor."""
-        patterns = [self.filename_regex, self.sensor.metadata_regex]
-        wanted = [re.compile(pattern, re.VERBOSE) for pattern in patterns]
+        bands = re.compile(self.filename_regex, re.VERBOSE)
+        metadata = re.compile(self.sensor.metadata_regex, re.VERBOSE)
         archive = re.compile(self.sensor.archive_regex, re.VERBOSE)
         return list_files(
             self.paths,
-            lambda name: any(pattern.match(name) for pattern in wanted),
+            lambda name: (bands.match(name) or metadata.match(name)) is not None,
             lambda name: archive.match(name) is not None,
         )
 
@@ -164,7 +164,7 @@ class Catalog(JoinableDataset, IndexedDataset, RasterDataset):
         pattern = re.compile(self.sensor.metadata_regex, re.VERBOSE)
         folders: dict[str, list[str]] = {}
         for path in files:
-            if pattern.match(os.path.basename(path)):
+            if pattern.match(base_name(path)):
                 folders.setdefault(os.path.dirname(path), []).append(path)
         if folders:
             for tile in tiles:

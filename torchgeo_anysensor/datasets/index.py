@@ -17,6 +17,7 @@ import shapely
 from geopandas import GeoDataFrame
 from torchgeo.datasets.utils import disambiguate_timestamp
 
+from .files import base_name
 from .geometry import footprints
 
 # Dates without a time of day span a day; anything shorter than this is an instant.
@@ -182,7 +183,7 @@ def find_tiles(
     pattern = re.compile(filename_regex, re.VERBOSE)
     found: dict[str, Tile] = {}
     for path in files:
-        match = pattern.match(os.path.basename(path))
+        match = pattern.match(base_name(path))
         if match is None:
             continue
         groups = match.groupdict()

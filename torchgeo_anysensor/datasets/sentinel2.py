@@ -17,7 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.features import rasterize
 
 from ..sensors import QA, get_sensor
-from .files import Paths, read_bytes, stamp
+from .files import Paths, base_name, read_bytes, stamp
 from .geometry import crs_text, project
 from .grid import Grid
 from .index import Tile, set_time
@@ -84,9 +84,9 @@ class _Sentinel2(SensorDataset):
 
     def _name(self, path: str, match: re.Match[str]) -> str:
         """Product folder and tile, so that two baselines of one datatake stay apart."""
-        groups = match.groupdict()
-        tile = '_'.join(filter(None, (groups['tile'], groups['date'])))
-        return os.path.join(_root(path), tile) if tile else _root(path)
+        root = _root(path)
+        tile = '_'.join(filter(None, match.group('tile', 'date')))
+        return f'{root}{os.sep}{tile}' if root and tile else root or tile
 
     def _attach(self, tile: Tile, folders: dict[str, list[str]]) -> None:
         """Find the metadata above the bands, and the masks beside them."""
@@ -95,9 +95,9 @@ class _Sentinel2(SensorDataset):
         while True:
             for name in (folder, os.path.join(folder, 'QI_DATA')):
                 for found in folders.get(name, ()):
-                    if os.path.basename(found).startswith('MSK_'):
+                    if base_name(found).startswith('MSK_'):
                         tile.files['MSK_CLASSI'] = {0.0: found}
-                    elif os.path.basename(found).startswith('MTD_MSI'):
+                    elif base_name(found).startswith('MTD_MSI'):
                         tile.metadata.append(found)
             if folder == root or not folder.startswith(root):
                 return
@@ -261,20 +261,19 @@ def _product(tile: Tile) -> ProductName | None:
 
 def _root(path: str) -> str:
     """Folder of a product: the one that is named like one, or else that of the file."""
-    return _product_folder(os.path.dirname(path))
+    folder = os.path.dirname(path)
+    return _product_folder(folder) or folder
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)
 def _product_folder(folder: str) -> str:
-    """The folder, or the one above it, that is named like a product; if none is, the folder."""
-    found = folder
+    """The folder, or the one above it, that is named like a product; empty if none is."""
+    name = base_name(folder)
+    if name.upper().endswith('.SAFE') or product_name(name):
+        return folder
     # Not pathlib: it writes the two slashes of /vsizip//data as one
-    while found != os.path.dirname(found):
-        name = os.path.basename(found)
-        if name.upper().endswith('.SAFE') or product_name(name):
-            return found
-        found = os.path.dirname(found)
-    return folder
+    above = os.path.dirname(folder)
+    return _product_folder(above) if above != folder else ''
 
 
 def _metadata(tile: Tile) -> SafeMetadata | None:
