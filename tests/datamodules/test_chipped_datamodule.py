@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 
 from torchgeo_anysensor.datamodules import ChippedDataModule, chip_loader
 from torchgeo_anysensor.datasets import ChippedDataset
+from torchgeo_anysensor.datasets.lent_memory import borrow, give_back
 from torchgeo_anysensor.samplers import ChipSampler
 
 
@@ -85,6 +86,27 @@ def test_loader_reads_each_chip_once(dataset, workers):
     loader.sampler.set_epoch(1)
     assert drawn(loader) != first
     assert drawn(chip_loader(dataset, batch_size=5)) == drawn(chip_loader(dataset, batch_size=7))
+
+
+def test_memory_of_a_worker_is_filled_again_but_never_under_a_batch_that_is_kept(dataset):
+    def made(workers):
+        return [*chip_loader(dataset, batch_size=2, num_workers=workers)]
+
+    kept, alone = made(1), made(0)
+    assert len(kept) > 5  # several fit into what a worker has lent
+    for one, other in zip(kept, alone):
+        assert other['mask'].equal(one['mask'])
+        for name, views in other['sensors'].items():
+            for a, b in zip(views, one['sensors'][name]):
+                assert all(a[key].equal(b[key]) for key in a)
+    first = borrow(100)
+    second = borrow(100)
+    assert first.data_ptr() != second.data_ptr()
+    first[:100] = 7
+    own = give_back(first, 100)
+    assert borrow(90).data_ptr() == first.data_ptr()
+    first[:100] = 8
+    assert own.tolist() == [7] * 100
 
 
 @pytest.mark.parametrize(('workers', 'later'), [(0, 0), (2, 1)])

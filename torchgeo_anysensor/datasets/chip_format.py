@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ..types import BAND_FACTS, MultiSensorSample
+from .lent_memory import borrow, give_back
 
 #: ``(C,)`` float32 each: scale and offset that make an image of digital numbers.
 Calibration = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -209,7 +210,9 @@ class PackedBatch:
         """
         slots = _slots(chips)
         ends = list(itertools.accumulate(map(_padded, slots)))
-        self._memory = _allocate(ends[-1])
+        self._size = ends[-1]
+        sent = get_worker_info() is not None
+        self._memory = borrow(ends[-1]) if sent else torch.empty(ends[-1], dtype=torch.uint8)
         self._places = [
             (slot.path, slot.dtype, slot.shape, start) for slot, start in zip(slots, [0, *ends])
         ]
@@ -223,10 +226,15 @@ class PackedBatch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What arrives in another process is the batch."""
-        return _unpack, (self._memory, self._places)
+        return _receive, (self._memory, self._size, self._places)
 
 
 _Placed = tuple[_Path, torch.dtype, tuple[int, ...], int]
+
+
+def _receive(memory: Tensor, size: int, places: Sequence[_Placed]) -> MultiSensorSample:
+    """The batch that a worker has sent."""
+    return _unpack(give_back(memory, size), places)
 
 
 def _unpack(memory: Tensor, places: Sequence[_Placed]) -> MultiSensorSample:
@@ -260,15 +268,6 @@ def _padded(slot: _Slot) -> int:
     """Bytes that a tensor takes, so that the next one is aligned."""
     size = math.prod(slot.shape) * slot.dtype.itemsize
     return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _allocate(size: int) -> Tensor:
-    """Bytes; in a worker of a loader, in memory that the main process sees without a copy."""
-    if get_worker_info() is None:
-        return torch.empty(size, dtype=torch.uint8)
-    # As torch's own collate does
-    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 def _slots(chips: Sequence[Chip]) -> list[_Slot]:
