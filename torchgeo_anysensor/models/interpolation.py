@@ -60,7 +60,7 @@ def interpolate(x: Tensor, seen: Tensor, weights: Tensor) -> Tensor:
         ``(B, N, K, d)`` weighted means of the bands that were seen; 0 where none counts.
     """
     weights = weights.unsqueeze(-3).to(x.dtype)  # ([B,] 1, K, C)
-    total = (seen.unsqueeze(-2) * weights).sum(dim=-1, keepdim=True)
+    total = (seen.to(x.dtype).unsqueeze(-2) @ weights.mT).mT  # (B, N, K, 1)
     return weights @ x / total.clamp(min=1e-6)
 
 
