@@ -40,7 +40,7 @@ def borrow(size: int) -> Tensor:
 
 
 def give_back(piece: Tensor, size: int) -> Tensor:
-    """What the first *size* bytes are, in memory of this process; the worker may fill them again."""
+    """Copy the first *size* bytes into memory of this process, so that the worker may fill it anew."""
     own = piece[:size].clone()
     piece[-1] = _FREE
     return own

@@ -26,7 +26,7 @@ _TOLERANCE = 0.01
 
 def read_bands(
     places: Sequence[Place], grid: Grid, *, nodata: float | None, saturated: float | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+) -> tuple[NDArray, NDArray[np.bool_]]:
     """Read the bands of one view, images alone.
 
     Windows of pixels that agree come as the decoder gives them. Pixels of another CRS, or
