@@ -85,7 +85,7 @@ def test_bands_of_one_grid_are_read_at_once_in_however_many_files(files, code, t
     coarse = code.grid(code.left, code.top, 20, (60, 60))
     path = code.write(tmp_path / 'coarse.tif', np.ones((60, 60), 'uint16'), coarse)
     parts = layers([both, one, (str(path), 1), other, (both[0], 2)])
-    assert [part.rows for part in parts] == [[0, 1, 3, 4], slice(2, 3)]
+    assert [part.rows for part in parts] == [[0, 1, 3, 4], [2]]
     whole, alone = parts
     assert alone.raster.src is open_raster(str(path))
     with rasterio.open(both[0]) as pair, rasterio.open(one[0]) as a, rasterio.open(other[0]) as b:
@@ -169,7 +169,6 @@ def test_damaged_file_among_others_is_named(pair, code):
     damaged.write_bytes(damaged.read_bytes()[:-2000])
     with pytest.raises(RasterioIOError) as found:
         read_bands(places, code.grid(code.left, code.top, 10, (256, 256)), nodata=None)
-
     assert damaged.name in f'{found.value} {found.value.__cause__}'
 
 

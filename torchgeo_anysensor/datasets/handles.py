@@ -63,8 +63,13 @@ class Layers(NamedTuple):
 
     raster: Raster
     indexes: list[int]  #: of its bands, from 1
-    rows: slice | list[int]  #: places in the view
+    rows: list[int]  #: places in the view
     places: list[Place]  #: where they are on disk
+
+    @property
+    def grid(self) -> Grid | None:
+        """Their pixels, if they are north up and float32 holds the numbers without loss."""
+        return self.raster.grid if self.raster.dtype else None
 
 
 def open_raster(path: str) -> DatasetReader:
@@ -151,10 +156,7 @@ def _layers(
             key = f'{pid} {thread} {versions}'
             whole = Raster(_join(own, whole, key), whole.grid, whole.dtype, whole.jpeg2000)
             indexes = list(range(1, len(own) + 1))
-        straight = rows == list(range(rows[0], rows[0] + len(rows)))
-        found.append(
-            Layers(whole, indexes, slice(rows[0], rows[-1] + 1) if straight else rows, own)
-        )
+        found.append(Layers(whole, indexes, rows, own))
     return found
 
 

@@ -64,16 +64,16 @@ class Lookup:
         start, stop = _nanoseconds(t.start), _nanoseconds(t.stop)
         first = np.searchsorted(self._left, max(start - self._longest, _NEVER))
         near = slice(first, np.searchsorted(self._left, stop, side='right'))
-        if self._plane:  # the antimeridian is far
-            west, south, east, north = x.start, y.start, x.stop, y.stop
-        else:
-            west, south, east, north = rectangle(x, y, self.crs_text).bounds
+        # In metres, the antimeridian is far
+        ground = None if self._plane else rectangle(x, y, self.crs_text)
+        box = (x.start, y.start, x.stop, y.stop) if ground is None else ground.bounds
+        west, south, east, north = box
         width = np.minimum(self._east[near], east) - np.maximum(self._west[near], west)
         height = np.minimum(self._north[near], north) - np.maximum(self._south[near], south)
         good = (self._right[near] >= start) & (width > 0) & (height > 0)
         rows, shared = self._rows[near][good], (width * height)[good]
-        if not (self._plane and self._straight[near][good].all()):
-            ground = rectangle(x, y, self.crs_text)
+        if ground is not None or not self._straight[near][good].all():
+            ground = rectangle(x, y, self.crs_text) if ground is None else ground
             shared = shapely.area(shapely.intersection(self._ground[rows], ground))
         return rows[shared > 0], shared[shared > 0]  # a common edge alone is no answer
 

@@ -7,7 +7,6 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +51,7 @@ def read_bands(
     image = np.empty((len(places), grid.height, grid.width), dtype=np.float32)
     valid = np.ones((grid.height, grid.width), dtype=bool)
     for part in parts:
-        source = part.raster.grid if part.raster.dtype else None
+        source = part.grid
         if window := _window(part, grid):
             image[part.rows] = data = _decode(part, window)
             own = has_data(data, missing)
@@ -67,7 +66,7 @@ def read_bands(
 
 def _window(part: Layers, grid: Grid) -> Window | None:
     """Where the pixels of a grid lie in files, if they agree, and all are there."""
-    source = part.raster.grid if part.raster.dtype else None
+    source = part.grid
     if source is None or _repeats(source, grid) != (1, 1):
         return None
     col = round((grid.left - source.left) / grid.xres)
@@ -156,8 +155,8 @@ def read(
     """
     file = raster(path)
     repeat = _repeats(file.grid, grid) if file.grid else None
-    if repeat:
-        return _read_native(file, grid, indexes=indexes, repeat=repeat)
+    if file.grid and repeat:
+        return _read_native(file, file.grid, grid, indexes=indexes, repeat=repeat)
     if file.grid and resampling == Resampling.nearest:
         found = local_map(file.grid, grid)
         if found is not None:
@@ -187,10 +186,9 @@ def _repeats(source: Grid, grid: Grid) -> tuple[int, int] | None:
 
 
 def _read_native(
-    file: Raster, grid: Grid, *, indexes: list[int], repeat: tuple[int, int]
+    file: Raster, source: Grid, grid: Grid, *, indexes: list[int], repeat: tuple[int, int]
 ) -> tuple[NDArray, NDArray[np.bool_]]:
     """Windowed read, with each pixel repeated where the target is finer."""
-    source, dtypes = cast('Grid', file.grid), file.src.dtypes
     nx, ny = repeat
     col = round((grid.left - source.left) / grid.xres)  # target pixels from the file's corner
     row = round((source.top - grid.top) / grid.yres)
@@ -203,7 +201,7 @@ def _read_native(
         inside = np.ones((grid.height, grid.width), dtype=bool)
         return _repeat(data, grid, repeat, offset=(col - left * nx, row - top * ny)), inside
     shape = (bottom - top, right - left)
-    data = np.zeros((len(indexes), *shape), dtype=dtypes[indexes[0] - 1])
+    data = np.zeros((len(indexes), *shape), dtype=file.src.dtypes[indexes[0] - 1])
     there = np.zeros(shape, dtype=bool)
     if x1 > x0 and y1 > y0:
         block = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
