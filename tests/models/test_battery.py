@@ -13,8 +13,8 @@ from torchgeo_anysensor.models import (
     AnySensorViT,
     CanonicalEncoder,
     CopernicusFMEncoder,
-    CrossSensorMoments,
     DOFAEncoder,
+    EncoderMoments,
     Features,
     PanopticonEncoder,
     PointBandCode,
@@ -29,12 +29,15 @@ from torchgeo_anysensor.models import (
 
 
 def canonical():
-    """With a map of moments that somebody could have seen."""
-    encoder = anysensor_vit_tiny(depth=1)
-    moments, mix = CrossSensorMoments(192), torch.randn(192, 192) / 14
-    covariance = mix @ mix.T + torch.eye(192)
-    moments.update(mean=mix[0], total=covariance, within=covariance / 2 + 0.1 * torch.eye(192))
-    return CanonicalEncoder(encoder).fit(moments)
+    """With maps of moments that somebody could have seen."""
+    encoder = CanonicalEncoder(anysensor_vit_tiny(depth=1, detail_dim=8))
+    moments = EncoderMoments(encoder.encoder)
+    for each in (moments.tokens, moments.detail):
+        size = len(each.mean)
+        mix = torch.randn(size, size) / size**0.5
+        total = mix @ mix.T + torch.eye(size)
+        each.update(mean=mix[0], total=total, within=total / 2 + 0.1 * torch.eye(size))
+    return encoder.fit(moments)
 
 
 # Builders of encoders with random weights, small enough for a test of less than a second

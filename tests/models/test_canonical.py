@@ -12,10 +12,13 @@ from torchgeo_anysensor.models import (
     AnySensorViT,
     CanonicalEncoder,
     CrossSensorMoments,
+    EncoderMoments,
     SensorEncoder,
+    beside_detail,
     encode,
 )
 from torchgeo_anysensor.models.base import Features
+from torchgeo_anysensor.models.canonical import PRIVATE, CanonicalMap, RandomFeatures
 
 SIGNAL = torch.tensor([25.0, 9.0, 1.0, 0.0])
 SENSORS = ('a', 'b', 'c')
@@ -47,31 +50,65 @@ def features(n=20_000, seed=0):
     return {name: (shared + own) @ mix[:4] + 3 for name, own in zip(SENSORS, draws[1:])}
 
 
-def moments_of(embeddings, present=None):
-    found = scatter(embeddings, present)
-    moments = CrossSensorMoments(found.mean.shape[0])
+def take_in(moments, embeddings):
+    """As a task does."""
+    plain = scatter(embeddings)
+    moments.settle(mean=plain.mean, variance=plain.total.diagonal())
+    found = scatter({name: moments.features(x) for name, x in embeddings.items()})
     moments.update(mean=found.mean, total=found.total, within=found.within)
-    return moments
+
+
+def fitted(embeddings, **options):
+    """The map of features in one group."""
+    groups = [next(iter(embeddings.values())).shape[1]]
+    moments, made = CrossSensorMoments(groups, **options), CanonicalMap(groups, **options)
+    take_in(moments, embeddings)
+    made.fit(moments)
+    return made
 
 
 def test_finds_how_far_sensors_agree():
-    encoder = CanonicalEncoder(Given()).fit(moments_of(features()))
-    assert_close(encoder.signal, SIGNAL, rtol=0.05, atol=0.05)
+    assert_close(fitted(features(), random=0).signal, SIGNAL, rtol=0.05, atol=0.05)
 
 
 def test_features_are_the_posterior_mean_of_what_is_shared():
-    """In its own axes, a feature is ``signal / (1 + signal)`` of the token, and a tenth at least."""
+    """In its own axes, a feature is ``signal / (1 + signal)`` of what was seen; the rest follows."""
     found = features()
-    encoder = CanonicalEncoder(Given()).fit(moments_of(found))
-    out = {name: (x - encoder.mean) @ encoder.weight for name, x in found.items()}
-    apart = out['a'] - out['b']  # of two errors
-    known = (SIGNAL / (1 + SIGNAL)).clamp(min=0.1)
+    made = fitted(found, random=0)
+    out = {name: made(x) for name, x in found.items()}
+    shared = {name: x[:, :4] for name, x in out.items()}
+    apart = shared['a'] - shared['b']  # of two errors
+    known = SIGNAL / (1 + SIGNAL)
     deviation = (apart.var(dim=0) / 2).sqrt()
-    assert_close(deviation / deviation[0], known / known[0], rtol=0.05, atol=0)
-    size = torch.stack(list(out.values())).square().mean()
+    assert_close(deviation / deviation[0], known / known[0], rtol=0.05, atol=0.03)
+    size = torch.stack(list(shared.values())).square().mean()
     assert_close(size, torch.tensor(1.0), rtol=0.02, atol=0)
-    correlation = torch.corrcoef(out['a'].T)
-    assert (correlation - torch.eye(len(SIGNAL))).abs().max() < 0.05
+    correlation = torch.corrcoef(shared['a'][:, :3].T)
+    assert (correlation - torch.eye(3)).abs().max() < 0.05
+    assert_close(out['a'][:, 4:], PRIVATE * made.features.standardise(found['a']))
+
+
+def test_what_sensors_agree_about_may_be_bent():
+    """Two sensors see the same number, each by another curve: no linear map of these agrees."""
+    x = torch.linspace(-2, 2, 4000)[
+        torch.randperm(4000, generator=torch.Generator().manual_seed(0))
+    ]
+    noise = 0.05 * torch.randn(2, 4000, 2, generator=torch.Generator().manual_seed(1))
+    bent = {
+        'a': torch.stack([x**2, x], dim=1) + noise[0],
+        'b': torch.stack([x**2, torch.sign(x) * x**2], dim=1) + noise[1],
+    }
+    signal = {random: float(fitted(bent, random=random).signal[1]) for random in (0, 64)}
+    assert signal[64] > 3 * signal[0]
+
+
+def test_functions_look_at_one_group_alone():
+    features = RandomFeatures([3, 2], count=5)
+    x = torch.randn(4, 5)
+    moved = features(x + torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])) - features(x)
+    assert not moved[:, 5:10].any()
+    assert moved[:, 10:].any(dim=0).all()
+    assert features.out_dim == moved.shape[1]
 
 
 def test_scatter_is_that_of_a_loop():
@@ -106,7 +143,7 @@ def test_places_of_one_sensor_have_no_part():
 
 
 def test_moments_are_means_first_and_forget_then():
-    moments = CrossSensorMoments(1, momentum=0.25)
+    moments = CrossSensorMoments([1], random=0, momentum=0.25)
     one = torch.ones(1, 1)
     for value in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
         moments.update(mean=value * one[0], total=value * one, within=value * one)
@@ -115,7 +152,7 @@ def test_moments_are_means_first_and_forget_then():
 
 def test_small_batches_make_the_moments_of_all():
     """Of batches with few places, much of the variance is that of their means."""
-    found, moments = features(n=400), CrossSensorMoments(4, momentum=0.0)
+    found, moments = features(n=400), CrossSensorMoments([4], random=0, momentum=0.0)
     for rows in torch.arange(400).split(4):
         it = scatter({name: x[rows] for name, x in found.items()})
         moments.update(mean=it.mean, total=it.total, within=it.within)
@@ -124,20 +161,53 @@ def test_small_batches_make_the_moments_of_all():
     assert_close(moments.within, whole.within, rtol=1e-3, atol=1e-3)
 
 
+def test_the_size_of_features_is_that_of_all_batches():
+    found, moments = features(n=400), CrossSensorMoments([4], momentum=0.0)
+    for rows in torch.arange(400).split(4):
+        take_in(moments, {name: x[rows] for name, x in found.items()})
+    rows = torch.cat(list(found.values()))
+    assert_close(moments.features.centre, rows.mean(dim=0), rtol=1e-3, atol=1e-3)
+    assert_close(moments.features.spread, rows.std(dim=0, correction=0), rtol=1e-3, atol=1e-3)
+
+
 def test_an_encoder_that_saw_no_two_sensors_is_told_so():
     with pytest.raises(ValueError, match='0 batches'):
-        CanonicalEncoder(Given()).fit(CrossSensorMoments(4))
+        CanonicalEncoder(Given()).fit(EncoderMoments(Given()))
     with pytest.raises(ValueError, match='4 features'):
-        CanonicalEncoder(Given(dim=5)).fit(moments_of(features(n=10)))
+        CanonicalMap([5], random=0).fit(CrossSensorMoments([4], random=0))
+    fine = AnySensorViT(32, depth=1, num_heads=2, band_dim=8, detail_dim=4)
+    coarse = EncoderMoments(AnySensorViT(32, depth=1, num_heads=2, band_dim=8))
+    take_in(coarse.tokens, {name: torch.randn(9, 32) for name in SENSORS})
+    with pytest.raises(ValueError, match='no moments'):
+        CanonicalEncoder(fine).fit(coarse)
+
+
+def encoder_of(embeddings):
+    """The canonical encoder of :class:`Given`."""
+    moments = EncoderMoments(Given())
+    take_in(moments.tokens, embeddings)
+    return CanonicalEncoder(Given()).fit(moments)
 
 
 def test_pooled_is_the_mean_of_what_was_seen(make_view):
-    encoder = CanonicalEncoder(Given()).fit(moments_of(features()))
+    encoder = encoder_of(features())
     view = make_view()
     view['valid'][0, :6] = False
     found = encode(encoder, view)
     assert_close(found.pooled[0], found.tokens[0][found.valid[0]].mean(dim=0))
-    assert_close(found.tokens, (view['image'].flatten(2).mT - encoder.mean) @ encoder.weight)
+    assert_close(found.tokens, encoder.tokens(view['image'].flatten(2).mT))
+    assert found.tokens.shape[-1] == encoder.embed_dim
+
+
+def test_detail_is_read_beside_the_tokens(make_view):
+    encoder = CanonicalEncoder(AnySensorViT(32, depth=1, num_heads=2, band_dim=8, detail_dim=4))
+    view = make_view()
+    raw, found = (encode(e, view, detail_m=20) for e in (encoder.encoder.eval(), encoder.eval()))
+    assert found.detail.shape == (2, encoder.detail_dim, *raw.detail.shape[-2:])
+    expected = encoder.fine(beside_detail(raw).movedim(1, -1)).movedim(-1, 1)
+    assert_close(found.detail, expected)
+    tokens = beside_detail(raw)[:, :32]
+    assert_close(tokens.mean(dim=(-2, -1)), raw.tokens.mean(dim=1), rtol=0.2, atol=0.05)
 
 
 def test_evaluation_is_in_float32_under_autocast(make_view):

@@ -79,13 +79,13 @@ def test_what_sensors_agree_about_is_kept_for_the_encoder(batch, tmp_path):
     """Every fourth step sees the batch, as it is: the checkpoint's encoder brings it out."""
     task = make_task(lr=0.0, weight_decay=0.0, reconstruction=1.0)
     trainer = fit(task, batch, tmp_path, steps=9)
-    assert int(task.moments.updates) == 2
+    assert int(task.moments.tokens.updates) == 2
     trainer.save_checkpoint(tmp_path / 'it.ckpt')
     raw = load_encoder(tmp_path / 'it.ckpt', canonical=False)
     encoder = load_encoder(tmp_path / 'it.ckpt')
     assert isinstance(raw, AnySensorViT)
     assert isinstance(encoder, CanonicalEncoder)
-    assert encoder.signal[0] > 2 * encoder.signal[20] > 0
+    assert encoder.tokens.signal[0] > 2 * encoder.tokens.signal[20] > 0
 
     def agreement(encoder):
         """Share of the variance of the first features that sensors have in common."""

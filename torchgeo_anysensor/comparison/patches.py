@@ -99,6 +99,20 @@ class Patches:
         looked = replace(self, batch=batch)
         return looked if bool(there.all()) else looked.take(there)
 
+    def mistold(self) -> 'Patches':
+        """Say of each band of a view that it has the wavelength of the band before it."""
+        views = {
+            name: tuple(
+                cast(
+                    SensorSample,
+                    {**view, **{key: view[key].roll(1, -1) for key in ('wavelength', 'bandwidth')}},
+                )
+                for view in views
+            )
+            for name, views in self.batch['sensors'].items()
+        }
+        return replace(self, batch=cast(MultiSensorSample, {**self.batch, 'sensors': views}))
+
     def label_only(self, seen: Tensor) -> 'Patches':
         """Take the labels away where ``seen`` ``(n, H, W)`` bool is false."""
         mask = torch.where(seen, self.batch['mask'], IGNORE_INDEX)

@@ -29,6 +29,7 @@ class Condition:
         places: Numbers of the connected pieces of ground, from the west; all if None.
         dates: First and last day, as ``2018-03-01``; None is open.
         labels: Share of the labelled places.
+        mistold: Each band of a view is said to have the wavelength of the band before it.
     """
 
     sensors: tuple[str, ...]
@@ -37,13 +38,10 @@ class Condition:
     places: tuple[int, ...] | None = None
     dates: tuple[str | None, str | None] = (None, None)
     labels: float = 1.0
+    mistold: bool = False
 
     def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: If there is no sensor, or *labels* is no share.
-        """
+        """Raise ValueError if there is no sensor, or *labels* is no share."""
         if not self.sensors:
             raise ValueError('a condition needs at least one sensor')
         if not 0 < self.labels <= 1:
@@ -75,7 +73,8 @@ class Condition:
         if not bool(keep.any()):
             raise ValueError(f'no patch is left of {len(patches)} by {self}')
         chosen = patches if bool(keep.all()) else patches.take(keep)
-        return chosen.look(self.sensors, without_um=self.without_um, res=self.res)
+        seen = chosen.look(self.sensors, without_um=self.without_um, res=self.res)
+        return seen.mistold() if self.mistold else seen
 
 
 @dataclass(frozen=True)
@@ -338,21 +337,16 @@ class OtherSeason(Protocol):
     def cases(self, sensors: Sequence[str]) -> list[Case]:
         """One training; see :meth:`Protocol.cases`."""
         one = Condition((self.sensor,))
-        since, until = self.train
-        train = replace(one, dates=(since, until))
+        train, other = (replace(one, dates=(a, b)) for a, b in (self.train, self.test))
         return [
             Case(
                 self.name,
                 f'{self.sensor}, {self.train[0]} to {self.train[1]}',
                 train=train,
-                pretrain=Condition(tuple(sensors), dates=(since, until)),
+                pretrain=Condition(tuple(sensors), dates=train.dates),
                 tests=(
                     Test('same season', train, 'same season'),
-                    Test(
-                        'other season',
-                        replace(one, dates=(self.test[0], self.test[1])),
-                        'other season',
-                    ),
+                    Test('other season', other, 'other season'),
                 ),
                 seen_by=(self.sensor,),
             )
@@ -380,3 +374,25 @@ class OtherResolution(Protocol):
         tests += [Test(f'{res:g} m', replace(one, res=res), 'coarser') for res in self.res]
         pretrain = Condition(tuple(sensors))
         return [Case(self.name, self.sensor, one, pretrain, tuple(tests), (self.sensor,))]
+
+
+@dataclass(frozen=True)
+class Mistold(Protocol):
+    """Test with bands that are said to have each other's wavelengths.
+
+    Who does not lose by it does not use them.
+
+    Attributes:
+        sensor: The sensor.
+        name: For the table.
+    """
+
+    sensor: str
+    name: str = 'mistold'
+
+    def cases(self, sensors: Sequence[str]) -> list[Case]:
+        """One training; see :meth:`Protocol.cases`."""
+        one = Condition((self.sensor,))
+        wrong = Test('mistold', replace(one, mistold=True), 'mistold')
+        tests, pretrain = (Test('told', one, 'told'), wrong), Condition(tuple(sensors))
+        return [Case(self.name, self.sensor, one, pretrain, tests, (self.sensor,))]

@@ -6,7 +6,7 @@
 from .anysensor import AnySensorViT, anysensor_vit_base, anysensor_vit_small, anysensor_vit_tiny
 from .atomizer import Atomizer, atomizer_small, atomizer_tiny
 from .base import Decision, Features, Raster, Segmenter, SensorEncoder, encode, segment, to_grid
-from .canonical import CanonicalEncoder, CrossSensorMoments
+from .canonical import CanonicalEncoder, CrossSensorMoments, EncoderMoments, beside_detail
 from .codes import BandCode, FourierBandCode, NanometreBandCode, PointBandCode
 from .floors import FittedSegmenter, PixelRegression, RandomConvolutions, SoftmaxRegression
 from .fusion import Attend, Concatenate, DecisionFusion, EarlyFusion, LateFusion, UNet
@@ -34,6 +34,7 @@ __all__ = [
     'Decision',
     'DecisionFusion',
     'EarlyFusion',
+    'EncoderMoments',
     'Features',
     'FittedSegmenter',
     'FourierBandCode',
@@ -62,6 +63,7 @@ __all__ = [
     'anysensor_vit_tiny',
     'atomizer_small',
     'atomizer_tiny',
+    'beside_detail',
     'encode',
     'fuse',
     'ramen_small',

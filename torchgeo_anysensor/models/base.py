@@ -81,6 +81,22 @@ class SensorEncoder(nn.Module, HubEncoder, ABC):
             'AnySensorViT with a detail_dim'
         )
 
+    def with_detail(
+        self, views: Sequence[SensorSample], *, token_m: float | None = None, detail_m: float
+    ) -> Features:
+        """Encode, and what is finer than a token too.
+
+        Args:
+            views: As for :meth:`forward`.
+            token_m: As for :meth:`forward`.
+            detail_m: As for :meth:`detail`.
+
+        Raises:
+            ValueError: As :meth:`detail`.
+        """
+        features: Features = self(views, token_m=token_m)
+        return features._replace(detail=self.detail(views, detail_m=detail_m))
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep of each transformer block its input alone, and compute the rest again on the way back.
 
@@ -162,10 +178,9 @@ def _encode(
     detail_m: float | None,
 ) -> Features:
     """Encode views that were checked."""
-    features = cast(Features, encoder(views, token_m=token_m))
     if detail_m is None:
-        return features
-    return features._replace(detail=encoder.detail(views, detail_m=detail_m))
+        return cast(Features, encoder(views, token_m=token_m))
+    return encoder.with_detail(views, token_m=token_m, detail_m=detail_m)
 
 
 def _rows(view: SensorSample, rows: slice) -> SensorSample:

@@ -3,108 +3,200 @@
 
 """Features ordered by how far sensors agree about them.
 
-Letters as in :mod:`torchgeo_anysensor.types`.
+Letters as in :mod:`torchgeo_anysensor.types`, and ``d`` features of an encoder, ``R`` random
+functions of them, ``S`` shared features.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..types import SensorSample
 from .base import Features, SensorEncoder
+from .heads import as_map, resize
 
+#: Random functions of each group of features among which agreement is looked for.
+RANDOM = 256
+#: Most axes of agreement that are kept.
+SHARED = 64
+#: Size of what sensors need not agree about, beside that of what they do.
+PRIVATE = 0.1
 #: Added to the disagreement of each feature, as a share of the feature's own variance.
 _RIDGE = 1e-4
-#: Least share of itself that a feature keeps, however little sensors agree about it.
-_KEPT = 0.1
+#: How far a random function bends over the spread of the features.
+_BEND = 1.5
+
+
+class RandomFeatures(nn.Module):
+    """Features, and random nonlinear functions of them, of which a linear map can make nearly any.
+
+    After Rahimi and Recht (2007, "Random features for large-scale kernel machines"); a function is
+    a GELU of a random direction in one group of features. Features are standardised first.
+    """
+
+    centre: Tensor
+    spread: Tensor
+    direction: Tensor
+    offset: Tensor
+
+    def __init__(self, groups: Sequence[int], *, count: int = RANDOM) -> None:
+        """Draw the functions, always the same.
+
+        Args:
+            groups: Number of features of each group, ``d`` in all.
+            count: Number of functions of each group, ``R`` in all.
+        """
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        parts = [torch.randn(n, count, generator=generator) * (_BEND / n**0.5) for n in groups]
+        self.register_buffer('centre', torch.zeros(sum(groups)))
+        self.register_buffer('spread', torch.ones(sum(groups)))
+        self.register_buffer('direction', torch.block_diag(*parts))  # type: ignore[no-untyped-call]
+        self.register_buffer('offset', torch.randn(count * len(parts), generator=generator))
+
+    @property
+    def out_dim(self) -> int:
+        """Number ``d + R``."""
+        return sum(self.direction.shape)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Give features ``(..., d)`` of mean 0 and deviation 1."""
+        return (x.float() - self.centre) / self.spread
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give ``(..., d + R)``: features ``(..., d)``, standardised, and functions of them."""
+        z = self.standardise(x)
+        return torch.cat([z, F.gelu(z @ self.direction + self.offset)], dim=-1)
 
 
 class CrossSensorMoments(nn.Module):
-    """Running mean and covariances of features, between places and between sensors at a place."""
+    """Running mean and covariances of features, between places and between sensors at a place.
+
+    They are those of :attr:`features`, random functions included. For each batch, first
+    :meth:`settle`, then :meth:`update` with what :attr:`features` makes of it.
+    """
 
     mean: Tensor
     total: Tensor
     within: Tensor
     updates: Tensor
 
-    def __init__(self, dim: int, *, momentum: float = 0.1) -> None:
+    def __init__(
+        self, groups: Sequence[int], *, random: int = RANDOM, momentum: float = 0.1
+    ) -> None:
         """Start with nothing.
 
         Args:
-            dim: Number ``D`` of features.
+            groups: Number of features of each group, ``d`` in all.
+            random: Random functions of each group, ``R`` in all.
             momentum: Weight of a new batch; the first ones are averaged.
         """
         super().__init__()
         self.momentum = momentum
-        self.register_buffer('mean', torch.zeros(dim))
-        self.register_buffer('total', torch.zeros(dim, dim))
-        self.register_buffer('within', torch.zeros(dim, dim))
+        self.features = RandomFeatures(groups, count=random)
+        size = self.features.out_dim
+        self.register_buffer('mean', torch.zeros(size))
+        self.register_buffer('total', torch.zeros(size, size))
+        self.register_buffer('within', torch.zeros(size, size))
         self.register_buffer('updates', torch.zeros((), dtype=torch.long))
+
+    @property
+    def _weight(self) -> float:
+        """Weight of the next batch."""
+        return max(self.momentum, 1 / (int(self.updates) + 1))
+
+    @torch.no_grad()
+    def settle(self, *, mean: Tensor, variance: Tensor) -> None:
+        """Follow the size of the features, before the random functions of a batch are taken.
+
+        Args:
+            mean: ``(d,)`` over all sensors and places of the batch.
+            variance: ``(d,)``.
+        """
+        known, weight = self.features, self._weight
+        apart = mean - known.centre
+        before = known.spread.square() if int(self.updates) else variance
+        varied = torch.lerp(before, variance, weight) + weight * (1 - weight) * apart.square()
+        known.centre.lerp_(mean, weight)
+        known.spread.copy_((varied if int(self.updates) else variance).clamp(min=1e-12).sqrt())
 
     @torch.no_grad()
     def update(self, *, mean: Tensor, total: Tensor, within: Tensor) -> None:
         """Take in a batch.
 
         Args:
-            mean: ``(D,)``.
-            total: ``(D, D)`` covariance over all sensors and places.
-            within: ``(D, D)`` covariance of the sensors around the mean of their place.
+            mean: ``(d + R,)``.
+            total: ``(d + R, d + R)`` covariance over all sensors and places.
+            within: The same of the sensors around the mean of their place.
         """
+        weight = self._weight
         self.updates += 1
-        weight = max(self.momentum, 1 / int(self.updates))
         apart = mean - self.mean  # the means of batches vary too
         self.total.lerp_(total, weight).add_(weight * (1 - weight) * torch.outer(apart, apart))
         self.within.lerp_(within, weight)
         self.mean.lerp_(mean, weight)
 
 
-class CanonicalEncoder(SensorEncoder):
-    """An encoder, and a linear map of its tokens to what sensors agree about.
+class EncoderMoments(nn.Module):
+    """Moments of what an encoder says: of its tokens, and of its detail beside them."""
 
-    The token that a sensor makes of a place is seen as ``mean + shared + own``, where ``own`` differs
-    by sensor. Along each axis of the map, ``own`` has the variance 1 and ``shared`` the variance
-    ``signal``, the largest first; a feature is the mean of ``shared`` given the token, ``signal /
-    (1 + signal)`` of it, but a tenth at least: what only one sensor sees is made small, and not lost. This is
-    probabilistic discriminant analysis (Ioffe 2006, doi:10.1007/11744085_41) with the place as
-    class, whose axes are those of multi-set canonical correlation (Kettenring 1971,
-    doi:10.1093/biomet/58.3.433): it needs no labels, and sensors that it never met use the same map.
+    def __init__(self, encoder: SensorEncoder) -> None:
+        """Start with nothing.
 
-    The pooled vector is the mean of the valid tokens. What is finer than a token stays as it was. In
-    evaluation all is computed in float32, under autocast too: what sensors disagree about is as small
-    as bfloat16 rounds.
+        Args:
+            encoder: Whose features they are of.
+        """
+        super().__init__()
+        dim, fine = encoder.embed_dim, encoder.detail_dim
+        self.tokens = CrossSensorMoments([dim])
+        self.detail = CrossSensorMoments([dim, fine]) if fine else None
+
+
+class CanonicalMap(nn.Module):
+    """What sensors agree about in features and random functions of them, and then the features.
+
+    What a sensor makes of a place is seen as ``mean + shared + own``, where ``own`` differs by
+    sensor. Along each axis ``own`` has the variance 1 and ``shared`` the variance ``signal``, the
+    largest first; a shared feature is the mean of ``shared`` given what the sensor saw, ``signal /
+    (1 + signal)`` of it. This is probabilistic discriminant analysis (Ioffe 2006,
+    doi:10.1007/11744085_41) with the place as class, whose axes are those of multi-set canonical
+    correlation (Kettenring 1971, doi:10.1093/biomet/58.3.433), here of random functions (Lopez-Paz
+    et al. 2014, arXiv 1402.0119). It needs no labels, and sensors that it never met use the same map.
+
+    The features follow as they were, small: what only one sensor sees is not lost.
     """
 
     mean: Tensor
     weight: Tensor
     signal: Tensor
 
-    def __init__(self, encoder: SensorEncoder) -> None:
-        """Wrap an encoder; the map is the identity until :meth:`fit`.
+    def __init__(self, groups: Sequence[int], *, random: int = RANDOM) -> None:
+        """Make the map; until :meth:`fit` nothing is shared.
 
         Args:
-            encoder: Any encoder.
+            groups: Number of features of each group, ``d`` in all. Those of the last one follow the
+                shared ones.
+            random: Random functions of each group, ``R`` in all.
         """
         super().__init__()
-        self.init_args = {'encoder': encoder}
-        self.encoder = encoder
-        self.embed_dim = encoder.embed_dim
-        self.token_m = getattr(encoder, 'token_m', None)
-        self.detail_dim = encoder.detail_dim
-        self.register_buffer('mean', torch.zeros(self.embed_dim))
-        self.register_buffer('weight', torch.eye(self.embed_dim))
-        self.register_buffer('signal', torch.zeros(self.embed_dim))
+        self.features = RandomFeatures(groups, count=random)
+        size = self.features.out_dim
+        self.private = groups[-1]
+        self.shared = min(SHARED, size)
+        self.out_dim = self.shared + self.private
+        self.register_buffer('mean', torch.zeros(size))
+        self.register_buffer('weight', torch.zeros(size, self.shared))
+        self.register_buffer('signal', torch.zeros(self.shared))
 
     @torch.no_grad()
-    def fit(self, moments: CrossSensorMoments) -> 'CanonicalEncoder':
-        """Find the map.
+    def fit(self, moments: CrossSensorMoments) -> None:
+        """Find the axes.
 
         Args:
-            moments: Of the tokens of the encoder.
-
-        Returns:
-            The encoder itself.
+            moments: Of the features.
 
         Raises:
             ValueError: If the moments are of nothing, or of other features.
@@ -112,7 +204,7 @@ class CanonicalEncoder(SensorEncoder):
         if moments.mean.shape != self.mean.shape or not int(moments.updates):
             raise ValueError(
                 f'moments of {len(moments.mean)} features and {int(moments.updates)} batches do not '
-                f'fit an encoder of {self.embed_dim} features; train it with at least two sensors'
+                f'fit a map of {len(self.mean)} features; train it with at least two sensors'
             )
         mean, total, within = (x.double() for x in (moments.mean, moments.total, moments.within))
         spread = total.diagonal().clamp(min=1e-12).sqrt()
@@ -123,13 +215,73 @@ class CanonicalEncoder(SensorEncoder):
         axes = (
             axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
         )  # on any machine
-        signal = signal.flip(0).clamp(min=0)
-        known = (signal / (1 + signal)).clamp(min=_KEPT)
-        size = (known.square() * (1 + signal)).mean().sqrt()  # root mean square of the features
-        weight = (root.T @ axes.flip(1)) * known / size / spread[:, None]
+        signal = signal.flip(0).clamp(min=0)[: self.shared]
+        known = signal / (1 + signal)
+        size = (known.square() * (1 + signal)).mean().sqrt().clamp(min=1e-12)
+        weight = (root.T @ axes.flip(1))[:, : self.shared] * known / size / spread[:, None]
+        self.features.load_state_dict(moments.features.state_dict())
         self.mean.copy_(mean)
         self.weight.copy_(weight)
         self.signal.copy_(signal)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give ``(..., S + e)`` float32, ``e`` of them of the last group, of features ``(..., d)``."""
+        found = self.features(x)
+        dim = x.shape[-1]
+        private = found[..., dim - self.private : dim]
+        return torch.cat([(found - self.mean) @ self.weight, PRIVATE * private], dim=-1)
+
+
+def beside_detail(features: Features) -> Tensor:
+    """Lay the tokens out beside the detail, ``(B, D + E, h, w)``."""
+    assert features.detail is not None
+    detail = features.detail.float()
+    tokens = resize(as_map(features).float(), (detail.shape[-2], detail.shape[-1]))
+    return torch.cat([tokens, detail], dim=1)
+
+
+class CanonicalEncoder(SensorEncoder):
+    """An encoder, and maps of its tokens and of its detail to what sensors agree about.
+
+    See :class:`CanonicalMap`. Detail is read together with the tokens around it. The pooled vector
+    is the mean of the valid tokens. In evaluation all is computed in float32, under autocast too:
+    what sensors disagree about is as small as bfloat16 rounds.
+    """
+
+    def __init__(self, encoder: SensorEncoder) -> None:
+        """Wrap an encoder; nothing is shared until :meth:`fit`.
+
+        Args:
+            encoder: Any encoder.
+        """
+        super().__init__()
+        self.init_args = {'encoder': encoder}
+        self.encoder = encoder
+        self.token_m = getattr(encoder, 'token_m', None)
+        dim, fine = encoder.embed_dim, encoder.detail_dim
+        self.tokens = CanonicalMap([dim])
+        self.fine = CanonicalMap([dim, fine]) if fine else None
+        self.embed_dim = self.tokens.out_dim
+        self.detail_dim = 0 if self.fine is None else self.fine.out_dim
+
+    @torch.no_grad()
+    def fit(self, moments: EncoderMoments) -> 'CanonicalEncoder':
+        """Find the maps.
+
+        Args:
+            moments: Of the features of the encoder.
+
+        Returns:
+            The encoder itself.
+
+        Raises:
+            ValueError: If moments are of nothing, or of other features.
+        """
+        self.tokens.fit(moments.tokens)
+        if self.fine is not None:
+            if moments.detail is None:
+                raise ValueError('the encoder has a detail, and there are no moments of it')
+            self.fine.fit(moments.detail)
         return self
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -138,16 +290,30 @@ class CanonicalEncoder(SensorEncoder):
 
     def forward(self, views: Sequence[SensorSample], *, token_m: float | None = None) -> Features:
         """Encode; see :meth:`SensorEncoder.forward`."""
-        device = views[0]['image'].device.type
-        half = self.training and torch.is_autocast_enabled(device)
-        with torch.autocast(device, enabled=half):
+        with self._precision(views):
             found: Features = self.encoder(views, token_m=token_m)
-        with torch.autocast(device, enabled=False):
-            tokens = (found.tokens.float() - self.mean) @ self.weight
+        return self._mapped(found)
+
+    def with_detail(
+        self, views: Sequence[SensorSample], *, token_m: float | None = None, detail_m: float
+    ) -> Features:
+        """Encode, what is finer than a token too; see :meth:`SensorEncoder.with_detail`."""
+        with self._precision(views):
+            found = self.encoder.with_detail(views, token_m=token_m, detail_m=detail_m)
+        return self._mapped(found)
+
+    def _precision(self, views: Sequence[SensorSample]) -> torch.autocast:
+        """In evaluation float32, else as it is."""
+        device = views[0]['image'].device.type
+        return torch.autocast(device, enabled=self.training and torch.is_autocast_enabled(device))
+
+    def _mapped(self, found: Features) -> Features:
+        """The features of the encoder, mapped."""
+        with torch.autocast(found.tokens.device.type, enabled=False):
+            detail = None
+            if self.fine is not None and found.detail is not None:
+                detail = self.fine(beside_detail(found).movedim(1, -1)).movedim(-1, 1)
+            tokens = self.tokens(found.tokens)
             seen = found.valid.unsqueeze(-1).float()
             pooled = (tokens * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
-        return found._replace(tokens=tokens, pooled=pooled)
-
-    def detail(self, views: Sequence[SensorSample], *, detail_m: float) -> Tensor:
-        """Encode what is finer than a token; see :meth:`SensorEncoder.detail`."""
-        return self.encoder.detail(views, detail_m=detail_m)
+        return found._replace(tokens=tokens, pooled=pooled, detail=detail)

@@ -95,8 +95,9 @@ def place(
     """Move the pixels of a view to where they lie in the patch.
 
     Pixels are first repeated so often that the offset is a whole number of parts, if need be
-    rounded to 1/16 of a pixel. What comes to lie outside of the patch is lost; nothing is valid
-    where nothing comes from.
+    rounded to 1/16 of a pixel. What comes to lie outside of the patch is lost. Up to one pixel
+    beyond its edge the view is continued, so that the nearest window of a grid of its own fills the
+    patch; nothing is valid where nothing comes from.
 
     Args:
         image: ``(B, C, H, W)``.
@@ -118,7 +119,7 @@ def place(
     source, inside = [], []
     for moved, size in zip((k * offset).round().long().to(valid.device), valid.shape[-2:]):
         index = torch.arange(size, device=valid.device) - moved[:, None]  # (B, H) or (B, W)
-        inside.append((index >= 0) & (index < size))
+        inside.append((index >= -k) & (index < size + k))
         source.append(index.clamp(0, size - 1))
     row = torch.arange(len(image), device=valid.device)[:, None, None]
     rows, cols = source[0][:, :, None], source[1][:, None]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .base import SensorEncoder
-from .canonical import CanonicalEncoder, CrossSensorMoments
+from .canonical import CanonicalEncoder, EncoderMoments
 from .description import build, without_weights
 
 #: Where a task keeps its encoder, and so how its weights are named in a checkpoint.
@@ -79,8 +79,8 @@ def load_encoder(path: str | Path, *, canonical: bool = True) -> SensorEncoder:
             f'{path}: the weights do not fit the encoder it describes: {error}'
         ) from None
     moments = _under(MOMENTS_PREFIX, checkpoint['state_dict'])
-    if moments and int(moments['updates']):
-        seen = CrossSensorMoments(encoder.embed_dim)
+    if moments and int(moments['tokens.updates']):
+        seen = EncoderMoments(encoder)
         seen.load_state_dict(moments)
         encoder = CanonicalEncoder(encoder).fit(seen)
     encoder.run = checkpoint.get('run')

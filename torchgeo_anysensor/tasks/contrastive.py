@@ -11,13 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from ..losses import CrossSensorInfoNCE, Scatter, decorrelation_loss, retrieval_accuracy, scatter
-from ..models import CrossSensorMoments, Features, SensorEncoder, encode
+from ..models import (
+    CrossSensorMoments,
+    EncoderMoments,
+    Features,
+    SensorEncoder,
+    beside_detail,
+    encode,
+)
+from ..models.ground import cut_valid
 from ..types import MultiSensorSample, SensorSample, take_bands
 from .base import EncoderPretraining, spread_rows
 from .places import axes_of_patches, places_of_tokens
 from .reconstruction import MaskedBandReconstruction
 from .schedule import Schedule
 
+#: Features ``(b, n, d)`` by sensor, and where they saw something ``(b, n)``.
+Seen = dict[str, tuple[Tensor, Tensor]]
 #: What is compared: whole patches, or ground tokens.
 Level = Literal['patch', 'token']
 
@@ -35,7 +45,7 @@ class CrossSensorContrastive(EncoderPretraining):
     counts for a patch by the share of it that it saw. The encoder is not told when and where that
     is, from which alone sensors could agree; the loss is told where.
 
-    Beside it the task keeps the moments of the ground tokens, in which
+    Beside it the task keeps the moments of the ground tokens and of the detail, in which
     :func:`~..models.pretrained.load_encoder` finds what sensors agree about
     (:class:`~..models.CanonicalEncoder`).
 
@@ -96,7 +106,7 @@ class CrossSensorContrastive(EncoderPretraining):
         self.describe_modules(encoder=encoder, loss=loss, schedule=schedule)
         self.encoder = encoder
         self.loss = loss
-        self.moments = CrossSensorMoments(encoder.embed_dim)
+        self.moments = EncoderMoments(encoder)
         self._steps = 0
         self.shared_dim = encoder.embed_dim - private_dim
         self.patch_projection: nn.Module = _projection(self.shared_dim, projection_dim)
@@ -206,7 +216,7 @@ class CrossSensorContrastive(EncoderPretraining):
 
     @torch.no_grad()
     def _observe(self, batch: MultiSensorSample, present: Mapping[str, Tensor]) -> None:
-        """Take the ground tokens of some batches into the moments: of whole views, in float32.
+        """Take what some batches look like into the moments: of whole views, in float32.
 
         Sensors that were never met have other bands than those of the batch. So a small part of the
         moments is of each sensor twice, once with some of its bands left out.
@@ -215,15 +225,32 @@ class CrossSensorContrastive(EncoderPretraining):
         if self._steps % _OBSERVED:
             return
         with torch.autocast(self.device.type, enabled=False):
-            whole, fewer = self(batch), self(_with_fewer_bands(batch, seed=self._steps))
-        found = _scatter([whole], present)
-        if not found.places or not bool(found.total.isfinite().all()):
-            return
-        twice = _scatter([whole, fewer], present)
-        mean, total, within = (
-            torch.lerp(x, y, _FEWER_WEIGHT) for x, y in zip(found[:3], twice[:3])
-        )
-        self.moments.update(mean=mean, total=total, within=within)
+            looks = [self._rows(b) for b in (batch, _with_fewer_bands(batch, seed=self._steps))]
+            take_in(self.moments.tokens, [tokens for tokens, _ in looks], present)
+            if self.moments.detail is not None:
+                take_in(self.moments.detail, [fine for _, fine in looks], present)
+
+    def _rows(self, batch: MultiSensorSample) -> tuple[Seen, Seen]:
+        """Tokens of each sensor, and some cells of its detail, with where it saw something."""
+        tokens: Seen = {}
+        fine: Seen = {}
+        detail_m = min(float(v['res']) for views in batch['sensors'].values() for v in views)
+        cells = torch.empty(0, dtype=torch.long)
+        draw = torch.Generator().manual_seed(self._steps)
+        for name, given in batch['sensors'].items():
+            views = [_untold(view) for view in given]
+            if not self.encoder.detail_dim:
+                found = encode(self.encoder, views)
+            else:
+                found = encode(self.encoder, views, detail_m=detail_m)
+                x = beside_detail(found).flatten(2).mT  # (b, cells, D + E)
+                if not len(cells):  # the same for all sensors
+                    cells = torch.randperm(x.shape[1], generator=draw)
+                    cells = cells[: found.tokens.shape[1]].to(x.device)
+                seen = torch.stack([cut_valid(v, token_m=detail_m).seen for v in views]).any(dim=0)
+                fine[name] = x[:, cells], seen[:, cells]
+            tokens[name] = found.tokens, found.valid
+        return tokens, fine
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The encoder with its projections, and the loss, which has no weight decay."""
@@ -283,15 +310,39 @@ def _fewer(view: SensorSample, generator: torch.Generator) -> SensorSample:
     return take_bands(view, keep)
 
 
-def _scatter(looks: Sequence[Mapping[str, Features]], present: Mapping[str, Tensor]) -> Scatter:
-    """Scatter of the ground tokens of sensors, each as often as it was looked at."""
-    tokens, seen = {}, {}
-    for number, features in enumerate(looks):
-        for name, f in features.items():
+def take_in(
+    moments: CrossSensorMoments, looks: Sequence[Seen], present: Mapping[str, Tensor]
+) -> None:
+    """Take a batch into moments.
+
+    Args:
+        moments: Of features ``d``.
+        looks: Features of each sensor, as they are and then with less to see, which counts little.
+        present: ``(B,)`` bool by sensor.
+    """
+    first = _scatter(looks[:1], present)
+    if not first.places or not bool(first.total.isfinite().all()):
+        return
+    moments.settle(mean=first.mean, variance=first.total.diagonal())
+    bent = [
+        {name: (moments.features(x), seen) for name, (x, seen) in look.items()} for look in looks
+    ]
+    whole, all_looks = _scatter(bent[:1], present), _scatter(bent, present)
+    mean, total, within = (
+        torch.lerp(x, y, _FEWER_WEIGHT) for x, y in zip(whole[:3], all_looks[:3])
+    )
+    moments.update(mean=mean, total=total, within=within)
+
+
+def _scatter(looks: Sequence[Seen], present: Mapping[str, Tensor]) -> Scatter:
+    """Scatter of what sensors saw, each as often as it was looked at."""
+    rows, seen = {}, {}
+    for number, look in enumerate(looks):
+        for name, (x, there) in look.items():
             key = f'{name}, look {number}'
-            tokens[key] = spread_rows(f.tokens, present[name]).flatten(0, 1)
-            seen[key] = spread_rows(f.valid, present[name]).flatten()
-    return scatter(tokens, seen)
+            rows[key] = spread_rows(x, present[name]).flatten(0, 1)
+            seen[key] = spread_rows(there, present[name]).flatten()
+    return scatter(rows, seen)
 
 
 def _untold(view: SensorSample) -> SensorSample:
