@@ -31,7 +31,7 @@ from torchgeo_anysensor.comparison.patches import (
     read_patches,
     take_rows,
 )
-from torchgeo_anysensor.comparison.protocols import Condition
+from torchgeo_anysensor.comparison.protocols import Condition, Mistold, patches_of
 from torchgeo_anysensor.comparison.scores import (
     BINS,
     Bootstrap,
@@ -157,6 +157,19 @@ def test_hidden_bands_and_coarser_pixels(data):
     whole = fine['valid'].flatten(1).all(dim=1)
     expected = torch.nn.functional.avg_pool2d(fine['image'][whole], 3)
     torch.testing.assert_close(coarse['image'][whole], expected)
+
+
+def test_bands_are_mistold_in_the_test_alone(data):
+    (case,) = Mistold(S2).cases([S2, L8])
+    val = read_patches(data, data.split)['val']
+    told, wrong = (patches_of(val, case, test, seed=0).batch['sensors'][S2] for test in case.tests)
+    for one, other in zip(told, wrong):
+        assert torch.equal(one['image'], other['image'])
+        for key in ('wavelength', 'bandwidth'):
+            assert torch.equal(one[key].roll(1, -1), other[key])
+            assert not torch.equal(one[key], other[key])
+    assert not case.train.mistold
+    assert not case.pretrain.mistold
 
 
 def test_seasons_and_few_labels_choose_what_they_say(data):
