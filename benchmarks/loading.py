@@ -43,6 +43,7 @@ from torchgeo_anysensor.datasets import HLSS30, LandsatC2L2, MultiSensorDataset,
 from torchgeo_anysensor.samplers import AlignedPatchSampler
 
 NEIGHBOURS, BATCH = 16, 64
+FILE_BLOCK = 5120  # m: 512 pixels of 10 m, as the scenes are written
 CACHES = {'cold': '16', 'warm': '1024'}  # GDAL_CACHEMAX, MB
 
 
@@ -90,7 +91,12 @@ def neighbours(scenes: Scenes, patches: argparse.Namespace, **folders: str) -> S
     dataset = ours(scenes, patches, **folders).dataset
     length = BATCH * -(-patches.count // NEIGHBOURS)
     sampler = AlignedPatchSampler(
-        dataset, size=patches.size, length=length, neighbours=NEIGHBOURS, seed=0
+        dataset,
+        size=patches.size,
+        length=length,
+        neighbours=NEIGHBOURS,
+        file_block=FILE_BLOCK,
+        seed=0,
     )
     return Source(Batches(dataset), [*itertools.batched(sampler, BATCH)], each=BATCH)
 

@@ -55,6 +55,13 @@ def test_training_batches_alone_are_transformed(dataset):
     assert 'turned' not in data.on_after_batch_transfer({}, 0)
 
 
+def test_training_patches_lie_as_asked_for(dataset):
+    data = make(dataset, neighbours=4, file_block=240)
+    data.setup('fit')
+    assert data.samplers['train'].neighbours == 4
+    assert data.samplers['train'].file_block == 240
+
+
 def test_epoch_has_the_length_asked_for(dataset):
     data = make(dataset, length=12)
     data.setup('fit')

@@ -117,14 +117,32 @@ def pair(tmp_path, code):
     return [(str(path), 1) for path in paths], data
 
 
-def test_joined_file_that_is_written_anew_is_read_anew(pair, code):
+def test_joined_file_that_is_written_anew_is_read_anew_within_a_second(pair, code, monkeypatch):
     places, data = pair
     grid = code.grid(code.left, code.top, 10, (256, 256))
+    monkeypatch.setattr('torchgeo_anysensor.datasets.handles.monotonic', lambda: 5.1)
     assert np.array_equal(read_bands(places, grid, nodata=None)[0], data)
     code.write(Path(places[1][0]), np.full((256, 256), 7, 'uint16'), grid)
+    monkeypatch.setattr('torchgeo_anysensor.datasets.handles.monotonic', lambda: 6.0)
     image, _ = read_bands(places, grid, nodata=None)
     assert np.array_equal(image[0], data[0])
     assert (image[1] == 7).all()
+
+
+def test_files_are_looked_at_once_a_second(pair, code, monkeypatch):
+    places, _ = pair
+    looks = []
+    monkeypatch.setattr(
+        'torchgeo_anysensor.datasets.handles.stamp', lambda path: looks.append(path) or (1, 1)
+    )
+    monkeypatch.setattr('torchgeo_anysensor.datasets.handles.monotonic', lambda: 7.5)
+    layers(places)
+    first = len(looks)  # to open them takes looks too
+    layers(places)
+    assert len(looks) == first
+    monkeypatch.setattr('torchgeo_anysensor.datasets.handles.monotonic', lambda: 8.0)
+    layers(places)
+    assert looks[first:] == [path for path, _ in places]
 
 
 def right_pixels(places, data, code, seed):

@@ -207,9 +207,10 @@ def groups(dataset, neighbours, **options):
     return sampler, list(sampler)
 
 
+@pytest.mark.parametrize('file_block', [None, 250])
 @pytest.mark.parametrize(('neighbours', 'spacing'), [(4, None), (4, 180), (6, None)])
-def test_neighbours_lie_apart_in_one_acquisition(dataset, neighbours, spacing):
-    _, patches = groups(dataset, neighbours, spacing=spacing)
+def test_neighbours_lie_apart_in_one_acquisition(dataset, neighbours, spacing, file_block):
+    _, patches = groups(dataset, neighbours, spacing=spacing, file_block=file_block)
     across = 2 if neighbours == 4 else 3
     apart = spacing or 120
     left = patches
@@ -234,7 +235,7 @@ def test_neighbours_lie_apart_in_one_acquisition(dataset, neighbours, spacing):
     ground = dataset.index.geometry.union_all().buffer(0.1)
     boxes = [(x.start, y.start, x.stop, y.stop) for x, y, _ in patches]
     assert all(ground.bounds[0] <= w and e <= ground.bounds[2] for w, _, e, _ in boxes)
-    again, _ = groups(dataset, neighbours, spacing=spacing)
+    again, _ = groups(dataset, neighbours, spacing=spacing, file_block=file_block)
     assert list(again) == patches
     again.set_epoch(1)
     assert list(again) != patches
@@ -251,6 +252,13 @@ def test_neighbours_lie_apart_in_one_acquisition(dataset, neighbours, spacing):
 def test_neighbours_that_make_no_sense_are_refused(dataset, options, message):
     with pytest.raises(ValueError, match=message):
         AlignedPatchSampler(dataset, size=120, **options)
+
+
+def test_ranks_get_whole_groups_of_few_blocks(dataset):
+    sampler, patches = groups(dataset, 4, file_block=250)
+    shares = [RankSampler(sampler, batch_size=8, num_replicas=2, rank=rank) for rank in (0, 1)]
+    batches = [[*itertools.batched(share, 8)] for share in shares]
+    assert [*itertools.chain(*itertools.chain(*zip(*batches)))] == patches
 
 
 def test_loader_of_neighbours_has_the_samples_of_each_alone(demo_sensors):

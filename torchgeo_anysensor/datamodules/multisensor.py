@@ -39,6 +39,7 @@ class MultiSensorDataModule(BaseDataModule):
         batch_size: int = 16,
         length: int | None = None,
         neighbours: int = 1,
+        file_block: float | None = None,
         train_transforms: Sequence[Transform] = (),
         num_workers: int = 0,
     ) -> None:
@@ -53,6 +54,8 @@ class MultiSensorDataModule(BaseDataModule):
                 every acquisition once.
             neighbours: Training patches that lie side by side and are decoded at once; a batch
                 holds ``batch_size / neighbours`` places (see :class:`AlignedPatchSampler`).
+            file_block: Width in metres of the blocks of the first sensor's finest files; neighbours
+                then lie in as few blocks as they can.
             train_transforms: Called in turn on each training batch, on the device.
             num_workers: Processes that read.
         """
@@ -63,6 +66,7 @@ class MultiSensorDataModule(BaseDataModule):
         self.split = split
         self.length = length
         self.neighbours = neighbours
+        self.file_block = file_block
         self.train_transforms = tuple(train_transforms)
         self.samplers: dict[str, GeoSampler] = {}
 
@@ -120,6 +124,7 @@ class MultiSensorDataModule(BaseDataModule):
             size=self.size,
             length=self.length,
             neighbours=self.neighbours,
+            file_block=self.file_block,
             roi=roi,
             seed=seed,
         )

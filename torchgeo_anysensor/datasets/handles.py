@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from time import monotonic
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
@@ -58,6 +59,12 @@ class Raster:
         return rasterio.Env(GDAL_NUM_THREADS='1') if self.jpeg2000 else nullcontext()
 
 
+class _Joined(DatasetReader):
+    """Bands of several files, of which nobody wants masks: rasterio asks for them at each read."""
+
+    mask_flag_enums = ()
+
+
 class Layers(NamedTuple):
     """Bands of a view that lie on the same pixels, to be read at once."""
 
@@ -94,7 +101,7 @@ def layers(places: Sequence[Place]) -> list[Layers]:
     """Open the bands of a view.
 
     Bands of one type on one grid have one handle, in however many files they are: a read costs
-    30 us before the first pixel.
+    30 us before the first pixel. A file that was written anew is opened anew within a second.
 
     Args:
         places: Of each band of the view.
@@ -105,8 +112,14 @@ def layers(places: Sequence[Place]) -> list[Layers]:
     Raises:
         rasterio.errors.RasterioIOError: If a file cannot be read or is in no known format.
     """
-    versions = tuple([stamp(path) for path in dict.fromkeys([path for path, _ in places])])
-    return _layers(tuple(places), *_reader(), versions)
+    places = tuple(places)
+    return _layers(places, *_reader(), _versions(places, int(monotonic())))
+
+
+@lru_cache(maxsize=_VIEWS)
+def _versions(places: tuple[Place, ...], second: int) -> tuple[tuple[int, ...], ...]:
+    """Versions of files, looked at once in a *second*: 34 files take 0.1 ms, a 20th of their patch."""
+    return tuple([stamp(path) for path in dict.fromkeys([path for path, _ in places])])
 
 
 def _reader() -> tuple[int, int]:
@@ -185,7 +198,7 @@ def _join(places: Sequence[Place], like: Raster, key: str) -> DatasetReader:
         '</VRTDataset>'
     )
     with rasterio.Env():
-        return DatasetReader(text, driver=['VRT'])
+        return _Joined(text, driver=['VRT'])
 
 
 # GDAL is gone before Python drops the handles: closing them then fails, noisily.

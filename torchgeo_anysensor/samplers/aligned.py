@@ -17,7 +17,7 @@ from torchgeo.samplers import GeoSampler
 
 from ..datasets import MultiSensorDataset, SensorDataset
 from ..datasets.geometry import Lattice, crs_text, in_metres, project
-from .positions import concatenate, inside, on_lattice, widest
+from .positions import concatenate, in_blocks, inside, on_lattice, widest
 
 # Patches whose random numbers are drawn at once
 _DRAWN = 1024
@@ -122,6 +122,11 @@ class AlignedPatchSampler(_AlignedSampler):
     :class:`MultiSensorDataset` decodes the files once for all of a group that are in a batch. A
     batch then holds ``batch_size / neighbours`` places. Where less of the group fits, at the edge
     of a region, it is smaller, and such ground is drawn less often.
+
+    With *file_block*, a group also lies in as few blocks of the files as its width allows, so that
+    fewer are decoded. Ground is then drawn less evenly. Groups that need two blocks across draw the
+    edge of a block half as often as its middle; groups that need one draw it hardly ever, and
+    nothing that lies across it.
     """
 
     def __init__(
@@ -132,6 +137,7 @@ class AlignedPatchSampler(_AlignedSampler):
         length: int | None = None,
         neighbours: int = 1,
         spacing: float | None = None,
+        file_block: float | None = None,
         roi: shapely.Geometry | None = None,
         min_clear: float = 0.0,
         seed: int | None = None,
@@ -146,13 +152,15 @@ class AlignedPatchSampler(_AlignedSampler):
             neighbours: Patches in a group.
             spacing: Metres between the corners of patches of a group, a multiple of the lattice; by
                 default and at least *size*, so that they share no ground.
+            file_block: Width in metres of the blocks in which the first sensor's finest files are
+                compressed (5120 for 512 pixels of 10 m), counted from their north-west corner.
             roi: Region, in the dataset's CRS, that patches must not leave.
             min_clear: Least ``clear_fraction`` of the acquisitions that are sampled.
             seed: By default the one that ``seed_everything`` or ``torch.manual_seed`` set.
 
         Raises:
             ValueError: If *size* or *spacing* is not a multiple of the lattice, no patch fits, or
-                *length* or *neighbours* is not positive.
+                *length*, *neighbours* or *file_block* is not positive.
         """
         super().__init__(dataset, size=size, roi=roi, min_clear=min_clear)
         ground = sum(region.area for region in self.regions)
@@ -165,6 +173,9 @@ class AlignedPatchSampler(_AlignedSampler):
         _check_multiple('spacing', self.spacing, _step(dataset))
         if self.spacing < self.size:
             raise ValueError(f'spacing={spacing} is less than size={size:g}: patches would overlap')
+        if file_block is not None and not 0 < file_block < math.inf:
+            raise ValueError(f'file_block={file_block} must be a width in metres')
+        self.file_block = file_block
         self.seed = torch.initial_seed() if seed is None else seed
         self.epoch = 0
 
@@ -240,13 +251,43 @@ class AlignedPatchSampler(_AlignedSampler):
     def _around(
         self, row: int, left: float, top: float, rng: np.random.Generator
     ) -> Iterator[list[float]]:
-        """Positions of a group: some of a square of patches, of which one was drawn."""
+        """Positions of a group: some of a square of patches, about one that was drawn."""
         across = math.ceil(math.sqrt(self.neighbours))
-        first = rng.integers(across, size=2)  # where the drawn one lies in the square
-        cells = np.stack(np.meshgrid(*(np.arange(across) - n for n in first)), axis=-1)
-        group = np.array([left, top]) + cells.reshape(-1, 2) * self.spacing
-        group = inside(rng.permutation(group), self.regions[row], self.size)
+        cells = np.stack(np.meshgrid(*[np.arange(across)] * 2), axis=-1).reshape(-1, 2)
+        corner = self._in_blocks(row, left, top, rng)
+        if corner is not None:
+            group = self._fitting(row, corner + cells * self.spacing, rng)
+        if corner is None or not len(group):  # with the drawn one, in any place of the square
+            first = rng.integers(across, size=2)
+            group = self._fitting(row, np.array([left, top]) + (cells - first) * self.spacing, rng)
         yield from group[: self.neighbours].tolist()
+
+    def _fitting(
+        self, row: int, group: NDArray[np.float64], rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Those positions that lie inside of the ground of a row, mixed."""
+        return inside(rng.permutation(group), self.regions[row], self.size)
+
+    def _in_blocks(
+        self, row: int, left: float, top: float, rng: np.random.Generator
+    ) -> NDArray[np.float64] | None:
+        """South-west position of a square in few blocks about a patch, None if there is none."""
+        if self.file_block is None:
+            return None
+        reach = (math.ceil(math.sqrt(self.neighbours)) - 1) * self.spacing
+        lattice, half = self.lattices[row], self.size / 2
+        west, south, east, north = self.regions[row].bounds
+        columns = left + half - lattice.x, west - lattice.x, east - lattice.x
+        rows = lattice.y - top + half, lattice.y - north, lattice.y - south
+        x, y = (
+            in_blocks(
+                *axis, width=reach + self.size, block=self.file_block, step=lattice.step, rng=rng
+            )
+            for axis in (columns, rows)
+        )
+        if x is None or y is None:
+            return None
+        return np.array([lattice.x + x, lattice.y - y - reach])
 
 
 class AlignedGridSampler(_AlignedSampler):

@@ -70,6 +70,49 @@ def inside(
     return positions[shapely.covers(region, squares)]
 
 
+def in_blocks(
+    place: float,
+    low: float,
+    high: float,
+    *,
+    width: float,
+    block: float,
+    step: float,
+    rng: np.random.Generator,
+) -> float | None:
+    """Beginning of a stretch near a place that lies in as few blocks of a file as its width allows.
+
+    Each run of so many blocks of which one holds the place is equally likely, and in it each point
+    of the lattice. All lengths are metres from the corner of the file, along one axis.
+
+    Args:
+        place: In one of the blocks.
+        low: Where the ground begins, which the stretch must not leave.
+        high: Where the ground ends.
+        width: Of the stretch.
+        block: Width of a block.
+        step: Between points of the lattice.
+        rng: Source of chance.
+
+    Returns:
+        A multiple of *step*, or None if no such stretch fits.
+    """
+    # Between blocks that begin off the lattice, a stretch may have to begin a step later
+    slack = 0.0 if math.isclose(block / step, round(block / step)) else step
+    blocks = math.ceil((width + slack - _SLACK_M) / block)
+    for turn in rng.permutation(blocks).tolist():
+        first = math.floor(place / block) - turn
+        begin = max(first * block, low)
+        end = min((first + blocks) * block, high)
+        points = (
+            math.ceil((begin - _SLACK_M) / step),
+            math.floor((end - width + _SLACK_M) / step) + 1,
+        )
+        if points[0] < points[1]:
+            return int(rng.integers(*points)) * step
+    return None
+
+
 def widest(regions: Iterable[shapely.Geometry]) -> float:
     """Shorter side of the largest part of ground, in metres."""
     widest = 0.0
