@@ -41,12 +41,14 @@ class SensorEncoder(nn.Module, HubEncoder, ABC):
         embed_dim: Length ``D`` of the features.
         init_args: Plain values that rebuild the encoder, so that a checkpoint can name it.
         detail_dim: Features ``E`` of :meth:`detail`; 0 if the encoder has none.
+        detail_holds_tokens: The detail says what the tokens say: read the one or the other.
         batch_chunk: Samples whose activations :func:`encode` holds at a time in training; all if None.
     """
 
     embed_dim: int
     init_args: dict[str, Any]
     detail_dim: int = 0
+    detail_holds_tokens: bool = False
     batch_chunk: int | None = None
 
     @abstractmethod

@@ -21,9 +21,9 @@ from .heads import as_map, resize
 #: Random functions of each group of features among which agreement is looked for.
 RANDOM = 256
 #: Most axes of agreement that are kept.
-SHARED = 64
+SHARED = 128
 #: Size of what sensors need not agree about, beside that of what they do.
-PRIVATE = 0.1
+PRIVATE = 0.02
 #: Added to the disagreement of each feature, as a share of the feature's own variance.
 _RIDGE = 1e-4
 #: How far a random function bends over the spread of the features.
@@ -243,7 +243,8 @@ def beside_detail(features: Features) -> Tensor:
 class CanonicalEncoder(SensorEncoder):
     """An encoder, and maps of its tokens and of its detail to what sensors agree about.
 
-    See :class:`CanonicalMap`. Detail is read together with the tokens around it. The pooled vector
+    See :class:`CanonicalMap`. Detail is read together with the tokens around it, and says what they
+    say. The pooled vector
     is the mean of the valid tokens. In evaluation all is computed in float32, under autocast too:
     what sensors disagree about is as small as bfloat16 rounds.
     """
@@ -263,6 +264,7 @@ class CanonicalEncoder(SensorEncoder):
         self.fine = CanonicalMap([dim, fine]) if fine else None
         self.embed_dim = self.tokens.out_dim
         self.detail_dim = 0 if self.fine is None else self.fine.out_dim
+        self.detail_holds_tokens = self.fine is not None
 
     @torch.no_grad()
     def fit(self, moments: EncoderMoments) -> 'CanonicalEncoder':

@@ -41,10 +41,12 @@ class TokenRegression(FittedSegmenter):
             encoder: Stays as it is.
             num_classes: Number of classes.
             token_m: Width of a ground token in metres; by default the encoder's own.
-            detail_m: Width of a cell of the encoder's detail in metres, if that is to be read too.
+            detail_m: Width of a cell of the encoder's detail in metres, if that is to be read too; or
+                instead, if it holds what the tokens say.
             seed: Of the draw of pixels.
         """
-        groups = [encoder.embed_dim] + ([encoder.detail_dim] if detail_m is not None else [])
+        fine, alone = detail_m is not None, encoder.detail_holds_tokens
+        groups = [encoder.embed_dim] * (not (fine and alone)) + [encoder.detail_dim] * fine
         super().__init__(num_classes, None, num_features=groups, seed=seed)
         self.encoder = encoder.requires_grad_(False).eval()
         self.token_m = token_m
@@ -63,7 +65,9 @@ class TokenRegression(FittedSegmenter):
         with torch.no_grad():
             views = [view for views in sensors.values() for view in views]
             features = encode(self.encoder, views, token_m=self.token_m, detail_m=self.detail_m)
-        maps = [as_map(features)] + ([features.detail] if features.detail is not None else [])
+        maps = [] if features.detail is None else [features.detail]
+        if not (maps and self.encoder.detail_holds_tokens):
+            maps.insert(0, as_map(features))
         x = torch.cat([resize(each.float(), size) for each in maps], dim=1)
         seen = features.valid.view(-1, 1, *features.grid).float()
         return {'all': (x, F.interpolate(seen, size, mode='nearest')[:, 0] > 0)}

@@ -34,7 +34,7 @@ Level = Literal['patch', 'token']
 #: Every so many training steps the moments see a batch, which takes a further pass without gradient.
 _OBSERVED = 4
 #: Of such a batch: share of the bands that a further look goes without, and weight of that look.
-_FEWER, _FEWER_WEIGHT = 0.2, 0.05
+_FEWER, _FEWER_WEIGHT = 0.2, 0.01
 
 
 class CrossSensorContrastive(EncoderPretraining):
