@@ -29,14 +29,13 @@ from torchgeo_anysensor.models import (
 
 
 def canonical():
-    """With maps of moments that somebody could have seen."""
-    encoder = CanonicalEncoder(anysensor_vit_tiny(depth=1, detail_dim=8))
+    """With a map of moments that somebody could have seen."""
+    encoder = CanonicalEncoder(anysensor_vit_tiny(depth=1))
     moments = EncoderMoments(encoder.encoder)
-    for each in (moments.tokens, moments.detail):
-        size = len(each.mean)
-        mix = torch.randn(size, size) / size**0.5
-        total = mix @ mix.T + torch.eye(size)
-        each.update(mean=mix[0], total=total, within=total / 2 + 0.1 * torch.eye(size))
+    size = len(moments.tokens.mean)
+    mix = torch.randn(size, size) / size**0.5
+    total = mix @ mix.T + torch.eye(size)
+    moments.tokens.update(mean=mix[0], total=total, within=total / 2 + 0.1 * torch.eye(size))
     return encoder.fit(moments)
 
 

@@ -209,6 +209,10 @@ class AnySensorViT(SensorEncoder):
         found = self.fine(list(zip(cells, codes, weights)))
         return rearrange(found, 'b (h w) e -> b e h w', h=rows, w=cols)
 
+    def detail_parts(self) -> list[nn.Module]:
+        """The branch; see :meth:`SensorEncoder.detail_parts`."""
+        return [] if self.fine is None else [self.fine]
+
     def forward(self, views: Sequence[SensorSample], *, token_m: float | None = None) -> Features:
         """Encode views of the same patches; see :meth:`SensorEncoder.forward`.
 

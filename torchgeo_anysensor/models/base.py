@@ -83,6 +83,10 @@ class SensorEncoder(nn.Module, HubEncoder, ABC):
             'AnySensorViT with a detail_dim'
         )
 
+    def detail_parts(self) -> list[nn.Module]:
+        """List the parts of the network that :meth:`detail` alone uses."""
+        return []
+
     def with_detail(
         self, views: Sequence[SensorSample], *, token_m: float | None = None, detail_m: float
     ) -> Features:

@@ -107,6 +107,8 @@ class CrossSensorContrastive(EncoderPretraining):
         self.encoder = encoder
         self.loss = loss
         self.moments = EncoderMoments(encoder)
+        for part in encoder.detail_parts():  # in no loss: ranks would wait for its gradient
+            part.requires_grad_(False)
         self._steps = 0
         self.shared_dim = encoder.embed_dim - private_dim
         self.patch_projection: nn.Module = _projection(self.shared_dim, projection_dim)
