@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from torchgeo_anysensor.models import (
     AnySensorViT,
+    CanonicalEncoder,
     LinearHead,
     SMPDecoderHead,
     TokenRegression,
@@ -126,3 +127,13 @@ def test_regression_reads_the_detail(encoder, make_view):
     assert x.shape == (2, 32 + 6, 12, 12)
     assert torch.equal(x[:, 32:], fine(encoder, make_view()))
     assert seen.all()
+
+
+def test_regression_reads_a_detail_that_holds_the_tokens_alone(encoder, make_view):
+    canonical = CanonicalEncoder(encoder).eval()
+    x, _ = TokenRegression(canonical, 2, detail_m=10.0).inputs({'a': [make_view()]}, (12, 12))[
+        'all'
+    ]
+    assert torch.equal(x, encode(canonical, make_view(), detail_m=10.0).detail)
+    x, _ = TokenRegression(canonical, 2).inputs({'a': [make_view()]}, (12, 12))['all']
+    assert x.shape[1] == canonical.embed_dim

@@ -23,6 +23,7 @@ from torchgeo_anysensor.losses import (
 )
 from torchgeo_anysensor.models import AnySensorViT, CanonicalEncoder, anysensor_vit_tiny, encode
 from torchgeo_anysensor.models.description import describe
+from torchgeo_anysensor.models.ground import cut_valid
 from torchgeo_anysensor.models.pretrained import build_encoder, load_encoder
 from torchgeo_anysensor.samplers import AlignedPatchSampler
 from torchgeo_anysensor.tasks import CrossSensorContrastive
@@ -97,6 +98,32 @@ def test_what_sensors_agree_about_is_kept_for_the_encoder(batch, tmp_path):
 
     with torch.no_grad():
         assert agreement(encoder) > 0.9 > agreement(raw)
+
+
+def test_sensors_agree_about_detail_too(batch, tmp_path):
+    torch.manual_seed(0)
+    encoder = anysensor_vit_tiny(depth=1, token_m=60, detail_dim=8)
+    task = CrossSensorContrastive(encoder, lr=0.0, weight_decay=0.0)
+    assert not any(p.requires_grad for p in encoder.fine.parameters())  # no loss sees it
+    trainer = fit(task, batch, tmp_path, steps=9)
+    assert int(task.moments.detail.updates) == 2
+    trainer.save_checkpoint(tmp_path / 'it.ckpt')
+    found = load_encoder(tmp_path / 'it.ckpt')
+    assert all(p.requires_grad for p in found.encoder.fine.parameters())
+
+    def agreement(encoder):
+        """Share of the variance of the first features that sensors have in common."""
+        rows, seen = {}, {}
+        for name, views in batch['sensors'].items():
+            detail = encode(encoder, views, detail_m=30).detail[:, :4].flatten(2).mT
+            rows[name] = spread_rows(detail, batch['present'][name]).flatten(0, 1)
+            cells = torch.stack([cut_valid(v, token_m=30).valid.all(dim=(2, 3)) for v in views])
+            seen[name] = spread_rows(cells.all(dim=0), batch['present'][name]).flatten()
+        it = scatter(rows, seen)
+        return 1 - float(it.within.trace() / it.total.trace())
+
+    with torch.no_grad():
+        assert agreement(found) > 0.9 > agreement(found.encoder)
 
 
 def test_training_makes_sensors_agree(batch, tmp_path):
