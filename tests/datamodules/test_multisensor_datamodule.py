@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rasterio.env import get_gdal_config, set_gdal_config
 
 from torchgeo_anysensor.datamodules import MultiSensorDataModule
 from torchgeo_anysensor.datasets import LabelRaster, MultiSensorDataset
@@ -89,3 +90,20 @@ def test_workers_read_the_same_patches(dataset):
         return [batch['mask'] for batch in data.test_dataloader()]
 
     assert all(map(torch.equal, patches(0), patches(2)))
+
+
+@pytest.mark.parametrize(('said', 'expected'), [(None, 64 * 2**20), ('200', 2**20)])
+def test_workers_bound_the_cache_of_gdal(dataset, monkeypatch, said, expected):
+    """A worker has a small cache, unless the user has said how large."""
+    data = make(dataset)
+    data.setup('fit')
+    monkeypatch.delenv('GDAL_CACHEMAX', raising=False)
+    if said is not None:
+        monkeypatch.setenv('GDAL_CACHEMAX', said)
+    before = get_gdal_config('GDAL_CACHEMAX')
+    try:
+        set_gdal_config('GDAL_CACHEMAX', 2**20)
+        data.train_dataloader().worker_init_fn(0)
+        assert get_gdal_config('GDAL_CACHEMAX') == expected
+    finally:
+        set_gdal_config('GDAL_CACHEMAX', before)

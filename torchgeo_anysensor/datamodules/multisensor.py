@@ -3,6 +3,7 @@
 
 """Batches of a multi-sensor dataset, split by ground."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import shapely
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
+from rasterio.env import set_gdal_config
 from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.samplers import GeoSampler
@@ -23,6 +25,10 @@ from ..samplers import (
     ResumableDataLoader,
 )
 from ..types import MultiSensorSample
+
+#: Cache of decoded blocks of GDAL in a worker in MB, unless ``GDAL_CACHEMAX`` is set: in random order
+#: hardly a block is met again.
+WORKER_CACHE_MB = 64
 
 Transform = Callable[[MultiSensorSample], MultiSensorSample]
 
@@ -133,6 +139,7 @@ class MultiSensorDataModule(BaseDataModule):
         """What the loaders of all splits have in common."""
         return {
             'num_workers': self.num_workers,
+            'worker_init_fn': _start_worker,
             'collate_fn': collate_sensors,
             'persistent_workers': self.num_workers > 0,
             'pin_memory': torch.cuda.is_available(),
@@ -204,3 +211,9 @@ class MultiSensorDataModule(BaseDataModule):
 def _identity(batch: Any) -> Any:
     """Leave a batch as it is (TorchGeo's base would normalise ``image``)."""
     return batch
+
+
+def _start_worker(number: int) -> None:
+    """Bound the cache of GDAL in a worker, which is 5 % of the memory for each process by default."""
+    if 'GDAL_CACHEMAX' not in os.environ:
+        set_gdal_config('GDAL_CACHEMAX', WORKER_CACHE_MB * 2**20)
