@@ -173,8 +173,10 @@ def test_the_size_of_features_is_that_of_all_batches():
 def test_an_encoder_that_saw_no_two_sensors_is_told_so():
     with pytest.raises(ValueError, match='0 batches'):
         CanonicalEncoder(Given()).fit(EncoderMoments(Given()))
-    with pytest.raises(ValueError, match='4 features'):
-        CanonicalMap([5], random=0).fit(CrossSensorMoments([4], random=0))
+    other = CrossSensorMoments([4], random=0)
+    take_in(other, features(n=10))
+    with pytest.raises(ValueError, match='4 features and 1 batches'):
+        CanonicalMap([5], random=0).fit(other)
     fine = AnySensorViT(32, depth=1, num_heads=2, band_dim=8, detail_dim=4)
     coarse = EncoderMoments(AnySensorViT(32, depth=1, num_heads=2, band_dim=8))
     take_in(coarse.tokens, {name: torch.randn(9, 32) for name in SENSORS})
@@ -199,15 +201,41 @@ def test_pooled_is_the_mean_of_what_was_seen(make_view):
     assert found.tokens.shape[-1] == encoder.embed_dim
 
 
-def test_detail_is_read_beside_the_tokens(make_view):
+def with_detail():
+    """A canonical encoder with maps of random moments."""
     encoder = CanonicalEncoder(AnySensorViT(32, depth=1, num_heads=2, band_dim=8, detail_dim=4))
-    view = make_view()
-    raw, found = (encode(e, view, detail_m=20) for e in (encoder.encoder.eval(), encoder.eval()))
+    moments = EncoderMoments(encoder.encoder)
+    for each, dim in ((moments.tokens, 32), (moments.detail, 36)):
+        shared = torch.randn(200, dim)
+        take_in(each, {name: shared + 0.1 * torch.randn(200, dim) for name in SENSORS})
+    return encoder.fit(moments).eval()
+
+
+@torch.no_grad()
+def test_detail_is_read_beside_the_tokens(make_view):
+    encoder, view = with_detail(), make_view()
+    raw, found = (encode(e, view, detail_m=20) for e in (encoder.encoder, encoder))
     assert found.detail.shape == (2, encoder.detail_dim, *raw.detail.shape[-2:])
-    expected = encoder.fine(beside_detail(raw).movedim(1, -1)).movedim(-1, 1)
-    assert_close(found.detail, expected)
-    tokens = beside_detail(raw)[:, :32]
-    assert_close(tokens.mean(dim=(-2, -1)), raw.tokens.mean(dim=1), rtol=0.2, atol=0.05)
+    assert_close(found.detail, encoder.detail([view], detail_m=20))
+    tokens = raw.tokens.unflatten(1, raw.grid).movedim(-1, 1)
+    tokens = torch.nn.functional.interpolate(tokens, raw.detail.shape[-2:], mode='bilinear')
+    beside = torch.cat([tokens, raw.detail], dim=1).movedim(1, -1)
+    assert_close(beside_detail(raw).movedim(1, -1), beside)
+    shared = (encoder.fine.features(beside) - encoder.fine.mean) @ encoder.fine.weight
+    assert_close(found.detail[:, : shared.shape[-1]], shared.movedim(-1, 1))
+    for part in encoder.encoder.cells.parameters():  # tokens have a say in the detail
+        part.add_(0.3 * torch.randn_like(part))
+    assert (encode(encoder, view, detail_m=20).detail - found.detail).abs().max() > 1e-2
+
+
+def test_comes_back_from_a_folder_with_its_maps(make_view, tmp_path):
+    encoder = with_detail()
+    encoder.save_pretrained(tmp_path)
+    back = SensorEncoder.from_pretrained(tmp_path)
+    found, again = (encode(e, make_view(), detail_m=20) for e in (encoder, back))
+    assert torch.equal(found.tokens, again.tokens)
+    assert torch.equal(found.detail, again.detail)
+    assert back.detail_parts() == [back.encoder.fine]
 
 
 def test_evaluation_is_in_float32_under_autocast(make_view):

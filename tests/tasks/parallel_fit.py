@@ -25,7 +25,7 @@ from torchgeo_anysensor.tasks import CrossSensorContrastive
 SIZES = (5, 3)
 PIXELS = {'s0': (4, 24, 10.0), 's1': (3, 8, 30.0), 's2': (2, 12, 20.0)}
 STRATEGIES = {
-    'ddp': lambda: DDPStrategy(find_unused_parameters=True),  # of the detail branch
+    'ddp': DDPStrategy,
     'sharded': lambda: ModelParallelStrategy(2, 1, save_distributed_checkpoint=False),
 }
 

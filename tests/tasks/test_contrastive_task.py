@@ -28,6 +28,7 @@ from torchgeo_anysensor.models.pretrained import build_encoder, load_encoder
 from torchgeo_anysensor.samplers import AlignedPatchSampler
 from torchgeo_anysensor.tasks import CrossSensorContrastive
 from torchgeo_anysensor.tasks.base import spread_rows
+from torchgeo_anysensor.tasks.contrastive import _finest
 from torchgeo_anysensor.tasks.places import axes_of_patches, places_of_tokens
 
 
@@ -98,6 +99,24 @@ def test_what_sensors_agree_about_is_kept_for_the_encoder(batch, tmp_path):
 
     with torch.no_grad():
         assert agreement(encoder) > 0.9 > agreement(raw)
+
+
+def test_moments_of_another_version_are_named(tmp_path):
+    task = make_task()
+    state = {k: v for k, v in task.state_dict().items() if not k.startswith('moments.')}
+    state |= {f'moments.{key}': torch.zeros(192) for key in ('mean', 'updates')}
+    torch.save({'hyper_parameters': dict(task.hparams), 'state_dict': state}, tmp_path / 'old.ckpt')
+    with pytest.raises(ValueError, match=r'old.ckpt: its moments .* canonical=False'):
+        load_encoder(tmp_path / 'old.ckpt')
+    assert isinstance(load_encoder(tmp_path / 'old.ckpt', canonical=False), AnySensorViT)
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'expected'), [((10, 30, 20), 10), ((10, 300), 300), ((7, 10), 7)]
+)
+def test_detail_is_as_fine_as_all_pixels_allow(sizes, expected):
+    views = {str(size): ({'res': torch.tensor(float(size))},) for size in sizes}
+    assert _finest({'sensors': views}) == expected
 
 
 def test_sensors_agree_about_detail_too(batch, tmp_path):

@@ -29,7 +29,7 @@ class Condition:
         places: Numbers of the connected pieces of ground, from the west; all if None.
         dates: First and last day, as ``2018-03-01``; None is open.
         labels: Share of the labelled places.
-        mistold: Each band of a view is said to have the wavelength of the band before it.
+        mistold: Each band of a view has the wavelength of the band before it.
     """
 
     sensors: tuple[str, ...]
@@ -41,7 +41,11 @@ class Condition:
     mistold: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError if there is no sensor, or *labels* is no share."""
+        """Check the numbers.
+
+        Raises:
+            ValueError: If there is no sensor, or *labels* is no share.
+        """
         if not self.sensors:
             raise ValueError('a condition needs at least one sensor')
         if not 0 < self.labels <= 1:
@@ -171,9 +175,7 @@ class SensorMatrix(Protocol):
                 pretrain=Condition(tuple(sensors)),
                 tests=tuple(
                     Test(
-                        other,
-                        Condition((other,)),
-                        'same sensor' if other == one else 'other sensor',
+                        other, Condition((other,)), f'{"same" if other == one else "other"} sensor'
                     )
                     for other in self.sensors
                 ),

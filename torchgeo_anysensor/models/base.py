@@ -41,7 +41,8 @@ class SensorEncoder(nn.Module, HubEncoder, ABC):
         embed_dim: Length ``D`` of the features.
         init_args: Plain values that rebuild the encoder, so that a checkpoint can name it.
         detail_dim: Features ``E`` of :meth:`detail`; 0 if the encoder has none.
-        detail_holds_tokens: The detail says what the tokens say: read the one or the other.
+        detail_holds_tokens: The detail says, too, what sensors agree about in the tokens: a linear
+            probe reads the one or the other.
         batch_chunk: Samples whose activations :func:`encode` holds at a time in training; all if None.
     """
 
@@ -96,6 +97,9 @@ class SensorEncoder(nn.Module, HubEncoder, ABC):
             views: As for :meth:`forward`.
             token_m: As for :meth:`forward`.
             detail_m: As for :meth:`detail`.
+
+        Returns:
+            The features, with :attr:`Features.detail`.
 
         Raises:
             ValueError: As :meth:`detail`.

@@ -117,11 +117,11 @@ class CrossSensorMoments(nn.Module):
             variance: ``(d,)``.
         """
         known, weight = self.features, self._weight
-        apart = mean - known.centre
-        before = known.spread.square() if int(self.updates) else variance
-        varied = torch.lerp(before, variance, weight) + weight * (1 - weight) * apart.square()
+        apart = mean - known.centre  # the means of batches vary too
+        varied = torch.lerp(known.spread.square(), variance, weight)
+        varied += weight * (1 - weight) * apart.square()
         known.centre.lerp_(mean, weight)
-        known.spread.copy_((varied if int(self.updates) else variance).clamp(min=1e-12).sqrt())
+        known.spread.copy_(varied.clamp(min=1e-12).sqrt())
 
     @torch.no_grad()
     def update(self, *, mean: Tensor, total: Tensor, within: Tensor) -> None:
@@ -166,7 +166,8 @@ class CanonicalMap(nn.Module):
     correlation (Kettenring 1971, doi:10.1093/biomet/58.3.433), here of random functions (Lopez-Paz
     et al. 2014, arXiv 1402.0119). It needs no labels, and sensors that it never met use the same map.
 
-    The features follow as they were, small: what only one sensor sees is not lost.
+    The features of the last group follow, standardised and small: what only one sensor sees in them
+    is not lost.
     """
 
     mean: Tensor
@@ -212,9 +213,8 @@ class CanonicalMap(nn.Module):
         within = within + _RIDGE * torch.eye(len(within), device=within.device)
         root = torch.linalg.inv(torch.linalg.cholesky(within))  # root within root^T is 1
         signal, axes = torch.linalg.eigh(root @ (total - within) @ root.T)
-        axes = (
-            axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
-        )  # on any machine
+        largest = axes.abs().argmax(dim=0, keepdim=True)
+        axes = axes * axes.gather(0, largest).sign()  # on any machine
         signal = signal.flip(0).clamp(min=0)[: self.shared]
         known = signal / (1 + signal)
         size = (known.square() * (1 + signal)).mean().sqrt().clamp(min=1e-12)
@@ -243,10 +243,10 @@ def beside_detail(features: Features) -> Tensor:
 class CanonicalEncoder(SensorEncoder):
     """An encoder, and maps of its tokens and of its detail to what sensors agree about.
 
-    See :class:`CanonicalMap`. Detail is read together with the tokens around it, and says what they
-    say. The pooled vector
-    is the mean of the valid tokens. In evaluation all is computed in float32, under autocast too:
-    what sensors disagree about is as small as bfloat16 rounds.
+    See :class:`CanonicalMap`. The tokens follow what is shared of them. Detail is read together with
+    the tokens around it, and says what sensors agree about in both; the detail itself follows. The
+    pooled vector is the mean of the valid tokens. In evaluation all is computed in float32, under
+    autocast too: what sensors disagree about is as small as bfloat16 rounds.
     """
 
     def __init__(self, encoder: SensorEncoder) -> None:
@@ -289,6 +289,16 @@ class CanonicalEncoder(SensorEncoder):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the encoder, with the arguments of :func:`torch.compile`."""
         self.encoder.compile(*args, **kwargs)
+
+    def detail(self, views: Sequence[SensorSample], *, detail_m: float) -> Tensor:
+        """Encode what is finer than a token; see :meth:`SensorEncoder.detail`."""
+        detail = self.with_detail(views, detail_m=detail_m).detail
+        assert detail is not None
+        return detail
+
+    def detail_parts(self) -> list[nn.Module]:
+        """Those of the encoder; see :meth:`SensorEncoder.detail_parts`."""
+        return self.encoder.detail_parts()
 
     def forward(self, views: Sequence[SensorSample], *, token_m: float | None = None) -> Features:
         """Encode; see :meth:`SensorEncoder.forward`."""

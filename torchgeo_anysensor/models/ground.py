@@ -203,7 +203,7 @@ def cut_view(
     res, whole, *offsets = torch.cat(numbers).tolist()
     dx, dy = offsets[:batch], offsets[batch:]
     image, valid, res = place(image, view['valid'], res=res, dx=dx, dy=dy)
-    whole = bool(whole) and valid is view['valid']  # what moves leaves a hole behind
+    whole = bool(whole) and valid is view['valid']  # what moves may leave a hole behind
     return cut(image, valid, res=res, token_m=token_m, affine=affine, whole=whole)
 
 

@@ -79,12 +79,27 @@ def load_encoder(path: str | Path, *, canonical: bool = True) -> SensorEncoder:
             f'{path}: the weights do not fit the encoder it describes: {error}'
         ) from None
     moments = _under(MOMENTS_PREFIX, checkpoint['state_dict'])
-    if moments and int(moments['tokens.updates']):
-        seen = EncoderMoments(encoder)
-        seen.load_state_dict(moments)
-        encoder = CanonicalEncoder(encoder).fit(seen)
+    if canonical and moments:
+        encoder = _with_map(encoder, moments, path)
     encoder.run = checkpoint.get('run')
     return _as_asked(encoder.eval(), canonical=canonical)
+
+
+def _with_map(encoder: SensorEncoder, moments: Mapping[str, Any], path: Path) -> SensorEncoder:
+    """The encoder with its map to what sensors agree about, if a training saw any.
+
+    Raises:
+        ValueError: If the moments are of another version.
+    """
+    seen = EncoderMoments(encoder)
+    try:
+        seen.load_state_dict(moments)
+    except RuntimeError as error:
+        raise ValueError(
+            f'{path}: its moments of what sensors agree about do not fit this version; pretrain again, '
+            f'or load the encoder with canonical=False: {error}'
+        ) from None
+    return CanonicalEncoder(encoder).fit(seen) if int(seen.tokens.updates) else encoder
 
 
 def _as_asked(encoder: SensorEncoder, *, canonical: bool) -> SensorEncoder:

@@ -45,8 +45,9 @@ class TokenRegression(FittedSegmenter):
                 instead, if it holds what the tokens say.
             seed: Of the draw of pixels.
         """
-        fine, alone = detail_m is not None, encoder.detail_holds_tokens
-        groups = [encoder.embed_dim] * (not (fine and alone)) + [encoder.detail_dim] * fine
+        groups = [] if detail_m is None else [encoder.detail_dim]
+        if not (groups and encoder.detail_holds_tokens):
+            groups.insert(0, encoder.embed_dim)
         super().__init__(num_classes, None, num_features=groups, seed=seed)
         self.encoder = encoder.requires_grad_(False).eval()
         self.token_m = token_m

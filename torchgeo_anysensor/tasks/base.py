@@ -174,6 +174,11 @@ class EncoderPretraining(PretrainingTask):
 
     encoder: SensorEncoder
 
+    def leave_detail(self) -> None:
+        """Freeze the detail of the encoder, which no loss sees: ranks would wait for its gradient."""
+        for part in self.encoder.detail_parts():
+            part.requires_grad_(False)
+
     def forward(self, batch: MultiSensorSample) -> dict[str, Features]:
         """Encode each sensor of a batch by itself.
 

@@ -19,7 +19,7 @@ from ..models import (
     beside_detail,
     encode,
 )
-from ..models.ground import cut_valid
+from ..models.ground import cut_valid, pixels_per_cell
 from ..types import MultiSensorSample, SensorSample, take_bands
 from .base import EncoderPretraining, spread_rows
 from .places import axes_of_patches, places_of_tokens
@@ -31,7 +31,7 @@ Seen = dict[str, tuple[Tensor, Tensor]]
 #: What is compared: whole patches, or ground tokens.
 Level = Literal['patch', 'token']
 
-#: Every so many training steps the moments see a batch, which takes a further pass without gradient.
+#: Every so many training steps the moments see a batch, which takes two passes without gradient.
 _OBSERVED = 4
 #: Of such a batch: share of the bands that a further look goes without, and weight of that look.
 _FEWER, _FEWER_WEIGHT = 0.2, 0.01
@@ -107,8 +107,7 @@ class CrossSensorContrastive(EncoderPretraining):
         self.encoder = encoder
         self.loss = loss
         self.moments = EncoderMoments(encoder)
-        for part in encoder.detail_parts():  # in no loss: ranks would wait for its gradient
-            part.requires_grad_(False)
+        self.leave_detail()
         self._steps = 0
         self.shared_dim = encoder.embed_dim - private_dim
         self.patch_projection: nn.Module = _projection(self.shared_dim, projection_dim)
@@ -228,15 +227,15 @@ class CrossSensorContrastive(EncoderPretraining):
             return
         with torch.autocast(self.device.type, enabled=False):
             looks = [self._rows(b) for b in (batch, _with_fewer_bands(batch, seed=self._steps))]
-            take_in(self.moments.tokens, [tokens for tokens, _ in looks], present)
+            _take_in(self.moments.tokens, [tokens for tokens, _ in looks], present)
             if self.moments.detail is not None:
-                take_in(self.moments.detail, [fine for _, fine in looks], present)
+                _take_in(self.moments.detail, [fine for _, fine in looks], present)
 
     def _rows(self, batch: MultiSensorSample) -> tuple[Seen, Seen]:
         """Tokens of each sensor, and some cells of its detail, with where it saw something."""
         tokens: Seen = {}
         fine: Seen = {}
-        detail_m = min(float(v['res']) for views in batch['sensors'].values() for v in views)
+        detail_m = _finest(batch)
         cells = torch.empty(0, dtype=torch.long)
         draw = torch.Generator().manual_seed(self._steps)
         for name, given in batch['sensors'].items():
@@ -312,7 +311,7 @@ def _fewer(view: SensorSample, generator: torch.Generator) -> SensorSample:
     return take_bands(view, keep)
 
 
-def take_in(
+def _take_in(
     moments: CrossSensorMoments, looks: Sequence[Seen], present: Mapping[str, Tensor]
 ) -> None:
     """Take a batch into moments.
@@ -326,14 +325,25 @@ def take_in(
     if not first.places or not bool(first.total.isfinite().all()):
         return
     moments.settle(mean=first.mean, variance=first.total.diagonal())
-    bent = [
-        {name: (moments.features(x), seen) for name, (x, seen) in look.items()} for look in looks
-    ]
-    whole, all_looks = _scatter(bent[:1], present), _scatter(bent, present)
-    mean, total, within = (
-        torch.lerp(x, y, _FEWER_WEIGHT) for x, y in zip(whole[:3], all_looks[:3])
-    )
-    moments.update(mean=mean, total=total, within=within)
+    bent = [{n: (moments.features(x), seen) for n, (x, seen) in look.items()} for look in looks]
+    whole, both = _scatter(bent[:1], present), _scatter(bent, present)
+    mean, total, within = (torch.lerp(x, y, _FEWER_WEIGHT) for x, y in zip(whole[:3], both[:3]))
+    if bool((total + within).isfinite().all()):
+        moments.update(mean=mean, total=total, within=within)
+
+
+def _finest(batch: MultiSensorSample) -> float:
+    """Metres of the finest pixels of a batch of which cells can be cut from all of its views."""
+    sizes = sorted({float(v['res']) for views in batch['sensors'].values() for v in views})
+    return next(m for m in sizes if m == sizes[-1] or all(_divides(m, res) for res in sizes))
+
+
+def _divides(cell_m: float, res: float) -> bool:
+    """Whether cells can be cut from pixels."""
+    try:
+        return bool(pixels_per_cell(res, cell_m))
+    except ValueError:
+        return False
 
 
 def _scatter(looks: Sequence[Seen], present: Mapping[str, Tensor]) -> Scatter:

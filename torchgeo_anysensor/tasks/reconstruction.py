@@ -146,6 +146,7 @@ class MaskedAutoencoding(EncoderPretraining):
         super().__init__()
         self.describe_modules(encoder=encoder, schedule=schedule)
         self.encoder = encoder
+        self.leave_detail()
         self.reconstruction = MaskedBandReconstruction(
             encoder.embed_dim, bands=bands, ground=ground, square_m=square_m
         )

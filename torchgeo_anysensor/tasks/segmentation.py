@@ -259,6 +259,9 @@ class SegmentationProbe(MapTask):
         self.detail_m = detail_m
         if freeze:
             self.encoder.requires_grad_(False)
+        else:
+            for part in self.encoder.detail_parts():
+                part.requires_grad_(detail_m is not None)
         self.set_up_map(classes, train_sensors, test_sensors)
 
     def train(self, mode: bool = True) -> 'SegmentationProbe':
