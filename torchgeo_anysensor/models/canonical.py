@@ -21,7 +21,7 @@ from .heads import as_map, resize
 #: Random functions of each group of features among which agreement is looked for.
 RANDOM = 256
 #: Most axes of agreement that are kept.
-SHARED = 128
+SHARED = 256
 #: Size of what sensors need not agree about, beside that of what they do.
 PRIVATE = 0.02
 #: Added to the disagreement of each feature, as a share of the feature's own variance.
