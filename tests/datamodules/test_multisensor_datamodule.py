@@ -57,8 +57,9 @@ def test_training_batches_alone_are_transformed(dataset):
 
 
 def test_training_patches_lie_as_asked_for(dataset):
-    data = make(dataset, neighbours=4, file_block=240)
+    data = make(dataset, neighbours=4, spacing=180, file_block=240)
     data.setup('fit')
+    assert data.samplers['train'].spacing == 180
     assert data.samplers['train'].neighbours == 4
     assert data.samplers['train'].file_block == 240
 

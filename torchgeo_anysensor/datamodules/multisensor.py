@@ -45,6 +45,7 @@ class MultiSensorDataModule(BaseDataModule):
         batch_size: int = 16,
         length: int | None = None,
         neighbours: int = 1,
+        spacing: float | None = None,
         file_block: float | None = None,
         train_transforms: Sequence[Transform] = (),
         num_workers: int = 0,
@@ -60,6 +61,7 @@ class MultiSensorDataModule(BaseDataModule):
                 every acquisition once.
             neighbours: Training patches that lie side by side and are decoded at once; a batch
                 holds ``batch_size / neighbours`` places (see :class:`AlignedPatchSampler`).
+            spacing: Metres between the corners of neighbours; by default *size*.
             file_block: Width in metres of the blocks of the first sensor's finest files; neighbours
                 then lie in as few blocks as they can.
             train_transforms: Called in turn on each training batch, on the device.
@@ -72,6 +74,7 @@ class MultiSensorDataModule(BaseDataModule):
         self.split = split
         self.length = length
         self.neighbours = neighbours
+        self.spacing = spacing
         self.file_block = file_block
         self.train_transforms = tuple(train_transforms)
         self.samplers: dict[str, GeoSampler] = {}
@@ -130,6 +133,7 @@ class MultiSensorDataModule(BaseDataModule):
             size=self.size,
             length=self.length,
             neighbours=self.neighbours,
+            spacing=self.spacing,
             file_block=self.file_block,
             roi=roi,
             seed=seed,
