@@ -25,6 +25,7 @@ from .collate import merge_views, stack_views
 from .files import Paths, as_list
 from .geometry import crs_text, lon_lat, project, raster_crs
 from .grid import Grid
+from .handles import look_again
 from .index import Tile
 from .plot import draw_panels, view_panels
 from .quality import is_bad
@@ -116,6 +117,7 @@ class SensorDataset(Catalog):
         self._facts: dict[str, list[float]] = {}
         self._scales: dict[str, NDArray[np.float32]] = {}
         self._clock: dict[tuple[str, str], tuple[float, float, float]] = {}
+        look_again()
         needed = [*self.bands, *(qa.band for qa in self.qa)]
         self._find(
             self.bands, needed, res=res, crs=crs, max_cloud=max_cloud, cache=cache, strict=strict
