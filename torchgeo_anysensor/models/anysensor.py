@@ -34,7 +34,7 @@ CodeBuilder = Callable[[int], BandCode]
 class CellView(TypedDict):
     """One view, cut into ground cells: tensors alone, of which no value decides a shape."""
 
-    pixels: Tensor  #: ``(B, N, C, p, p)`` without unit, 0 where not valid
+    pixels: Tensor  #: ``(B, N, C, p, p)`` beside the centre of their range, 0 where not valid
     valid: Tensor  #: ``(B, N, p, p)`` bool
     wavelength: Tensor  #: ``(C,)`` or ``(B, C)`` um
     bandwidth: Tensor  #: ``(C,)`` or ``(B, C)`` um
@@ -84,7 +84,10 @@ class CellEncoder(nn.Module):
             cell has data ``(B, N, C)`` bool, and the weights of the bands in the spectrum
             ``(B, K, C)``.
         """
+        # The kernels are linear: to divide what they give is less than to divide all pixels
+        per_unit = 1 / unit_range(view['wavelength'])[1].squeeze(-1).unsqueeze(-3)  # ([B,] 1, C, 1)
         y = self.basis(view['pixels'], view['valid'])
+        y = y * per_unit.to(y.dtype)
         seen = view['valid'].flatten(-2).any(dim=-1, keepdim=True).expand(y.shape[:-1])
         weights = interpolation_weights(view['wavelength'], view['bandwidth'])
         return y, self.film(y, self.codes(view)), seen, weights.expand(y.shape[0], -1, -1)
@@ -188,7 +191,10 @@ class AnySensorViT(SensorEncoder):
             ValueError: If the patch is not a whole number of cells, or the views differ in it.
         """
         token_m = self.token_m if token_m is None else token_m
-        cells = [_cut(view, token_m) for view in views]
+        cells = [
+            cut_view(view, token_m=token_m, centre=unit_range(view['wavelength'])[0])
+            for view in views
+        ]
         grids = {each.grid for each in cells}
         if len(grids) > 1:
             raise ValueError(
@@ -202,7 +208,11 @@ class AnySensorViT(SensorEncoder):
         """Encode the pixels of views by themselves; see :meth:`SensorEncoder.detail`."""
         if self.fine is None:
             return super().detail(views, detail_m=detail_m)
-        cells = [_cut(view, detail_m) for view in views]
+        ranges = [unit_range(view['wavelength']) for view in views]
+        cells = [
+            cut_view(view, token_m=detail_m, centre=centre, spread=spread)
+            for view, (centre, spread) in zip(views, ranges)
+        ]
         codes = [self.cells.codes(_cell_view(*pair)) for pair in zip(cells, views)]
         weights = [interpolation_weights(view['wavelength'], view['bandwidth']) for view in views]
         rows, cols = cells[0].grid
@@ -222,11 +232,6 @@ class AnySensorViT(SensorEncoder):
         cells, positions, grid = self.cut(views, token_m=token_m)
         tokens, pooled, valid = self.cells(cells, positions)
         return Features(tokens, pooled, grid, valid)
-
-
-def _cut(view: SensorSample, token_m: float) -> Cells:
-    """Cells of a view, without unit."""
-    return cut_view(view, token_m=token_m, affine=unit_range(view['wavelength']))
 
 
 def _cell_view(cells: Cells, view: SensorSample) -> CellView:

@@ -138,7 +138,8 @@ def cut(
     *,
     res: float,
     token_m: float,
-    affine: tuple[Tensor, Tensor] | None = None,
+    centre: Tensor | None = None,
+    spread: Tensor | None = None,
     whole: bool = False,
 ) -> Cells:
     """Cut a view into ground cells.
@@ -152,8 +153,8 @@ def cut(
         valid: ``(B, H, W)`` bool.
         res: Pixel size in metres.
         token_m: Width of a cell in metres.
-        affine: What to subtract from each band and then to divide it by, ``(C, 1, 1)`` or
-            ``(B, C, 1, 1)``.
+        centre: What to subtract from each band, ``(C, 1, 1)`` or ``(B, C, 1, 1)``.
+        spread: What to divide each band by then, likewise.
         whole: All pixels are known to be valid.
 
     Returns:
@@ -172,24 +173,36 @@ def cut(
         (*valid.shape[:2], image.shape[1], p, p), dtype=image.dtype, device=image.device
     )
     by_cell = rearrange(image, 'b c (h p) (w q) -> b h w c p q', p=p, q=p)
-    pixels.view(by_cell.shape).copy_(by_cell)
-    if affine is not None:
-        centre, spread = (x.unsqueeze(-4) if x.ndim > 3 else x for x in affine)
-        pixels = pixels.sub_(centre).div_(spread)
+    if centre is None:
+        pixels.view(by_cell.shape).copy_(by_cell)
+    else:
+        torch.sub(by_cell, _insert(centre, 2), out=pixels.view(by_cell.shape))
+    if spread is not None:
+        pixels = pixels.div_(_insert(spread, 1))
     if not whole:
         pixels = pixels.masked_fill_(~valid.unsqueeze(2), 0.0)
     return Cells(pixels, valid, grid)
 
 
+def _insert(x: Tensor, axes: int) -> Tensor:
+    """Insert axes of 1 before the last three."""
+    return x.reshape(*x.shape[:-3], *(1,) * axes, *x.shape[-3:])
+
+
 def cut_view(
-    view: SensorSample, *, token_m: float, affine: tuple[Tensor, Tensor] | None = None
+    view: SensorSample,
+    *,
+    token_m: float,
+    centre: Tensor | None = None,
+    spread: Tensor | None = None,
 ) -> Cells:
     """Cut a view into ground cells, its pixels where the view says that they lie.
 
     Args:
         view: One batched view.
         token_m: Width of a cell in metres.
-        affine: See :func:`cut`.
+        centre: See :func:`cut`.
+        spread: See :func:`cut`.
 
     Returns:
         The cells; see :func:`place` and :func:`cut`.
@@ -204,7 +217,7 @@ def cut_view(
     dx, dy = offsets[:batch], offsets[batch:]
     image, valid, res = place(image, view['valid'], res=res, dx=dx, dy=dy)
     whole = bool(whole) and valid is view['valid']  # what moves may leave a hole behind
-    return cut(image, valid, res=res, token_m=token_m, affine=affine, whole=whole)
+    return cut(image, valid, res=res, token_m=token_m, centre=centre, spread=spread, whole=whole)
 
 
 def cut_valid(view: SensorSample, *, token_m: float) -> Cells:

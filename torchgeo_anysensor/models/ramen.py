@@ -174,7 +174,8 @@ class RAMEN(SensorEncoder):
         Raises:
             ValueError: If the patch is not a whole number of tokens.
         """
-        cells = cut_view(view, token_m=token_m, affine=unit_range(view['wavelength']))
+        centre, spread = unit_range(view['wavelength'])
+        cells = cut_view(view, token_m=token_m, centre=centre, spread=spread)
         count = cells.valid.sum(dim=(-2, -1)).clamp(min=1).unsqueeze(-1)  # (B, N, 1)
         pixels = cells.pixels.sum(dim=(-2, -1)) / count  # (B, N, C)
         scale = (view['gsd'].float() / token_m).log().mean(dim=-1)

@@ -89,7 +89,8 @@ class MaskedBandReconstruction(nn.Module):
         losses = []
         for view in views:
             token_m = view['image'].shape[-2] * float(view['res']) / rows
-            cells = cut_view(view, token_m=token_m, affine=unit_range(view['wavelength']))
+            centre, spread = unit_range(view['wavelength'])
+            cells = cut_view(view, token_m=token_m, centre=centre, spread=spread)
             target = cells.valid[:, :, None].expand(cells.pixels.shape)
             predicted = self.renderer(
                 features.tokens,
