@@ -24,13 +24,7 @@ from torchgeo_anysensor.comparison import (
 )
 from torchgeo_anysensor.comparison.cells import ground_of, plan, run_cell
 from torchgeo_anysensor.comparison.figures import mosaic
-from torchgeo_anysensor.comparison.patches import (
-    Patches,
-    check_apart,
-    check_labels,
-    read_patches,
-    take_rows,
-)
+from torchgeo_anysensor.comparison.patches import Patches, check_apart, check_labels, read_patches
 from torchgeo_anysensor.comparison.protocols import Condition, Mistold, patches_of
 from torchgeo_anysensor.comparison.scores import (
     BINS,
@@ -43,7 +37,13 @@ from torchgeo_anysensor.comparison.scores import (
     miou,
 )
 from torchgeo_anysensor.datamodules import MultiSensorDataModule
-from torchgeo_anysensor.datasets import LabelRaster, LandsatC2L2, MultiSensorDataset, Sentinel2L2A
+from torchgeo_anysensor.datasets import (
+    LabelRaster,
+    LandsatC2L2,
+    MultiSensorDataset,
+    Sentinel2L2A,
+    take_rows,
+)
 from torchgeo_anysensor.models import Features, SensorEncoder, to_grid
 from torchgeo_anysensor.samplers import BlockSplit
 from torchgeo_anysensor.samplers.splits import Splits

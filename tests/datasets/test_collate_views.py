@@ -4,7 +4,13 @@
 import pytest
 import torch
 
-from torchgeo_anysensor.datasets import collate_sensors, concat_views, merge_views
+from torchgeo_anysensor.datasets import (
+    collate_sensors,
+    concat_views,
+    join_batches,
+    merge_views,
+    take_rows,
+)
 
 
 def view(*, bands=2, size=4, value=0.0, wavelength=0.5, t=0.0, res=10.0):
@@ -107,6 +113,62 @@ def test_masks_are_stacked():
 def test_samples_that_make_no_batch_are_refused(samples, message):
     with pytest.raises(ValueError, match=message):
         collate_sensors(samples)
+
+
+def same_batches(a, b):
+    assert list(a['sensors']) == list(b['sensors'])
+    for name, views in a['sensors'].items():
+        assert a['present'][name].tolist() == b['present'][name].tolist()
+        for one, other in zip(views, b['sensors'][name], strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one)
+    assert torch.equal(a['mask'], b['mask'])
+
+
+def many():
+    """Samples that lack sensors, and of which one sensor's bands differ."""
+    samples = []
+    for n in range(5):
+        sensors = {'s2': (view(value=n, t=n), view(value=n, size=2, res=20))}
+        sensors |= {'l8': (view(value=-n, bands=3, res=30),)} if n % 2 else {}
+        samples.append({'sensors': sensors, 'mask': torch.full((4, 4), n)})
+    samples[4]['sensors']['s2'][0]['wavelength'] = torch.tensor([0.5, 0.8])
+    return samples
+
+
+def test_batches_are_joined_as_their_samples_are():
+    samples = many()
+    for cuts in ((1, 3), (2, 4), (3, 3)):
+        parts = samples[: cuts[0]], samples[cuts[0] : cuts[1]], samples[cuts[1] :]
+        joined = join_batches([collate_sensors(part) for part in parts if part])
+        same_batches(joined, collate_sensors(samples))
+
+
+def test_rows_of_a_batch_are_those_samples():
+    samples = many()
+    for rows in ([3, 1], [4, 0, 0], [1]):
+        taken = take_rows(collate_sensors(samples), torch.tensor(rows))
+        expected = collate_sensors([samples[n] for n in rows])
+        first = expected['sensors']['s2'][0]  # of each sample, as in the batch
+        first['wavelength'] = first['wavelength'].expand(len(rows), -1)
+        same_batches(taken, expected)
+
+
+def test_batches_that_cannot_be_joined_are_refused():
+    a, b = (collate_sensors([{'sensors': {'s2': (view(size=n),)}}]) for n in (4, 6))
+    with pytest.raises(ValueError, match='s2: image differs between the batches to join'):
+        join_batches([a, b])
+    b = collate_sensors([{'sensors': {'s2': (view(res=20),)}}])
+    with pytest.raises(ValueError, match=r's2: res differs .* \[10.0, 20.0\]'):
+        join_batches([a, b])
+    b = collate_sensors([{'sensors': {'s2': (view(), view())}}])
+    with pytest.raises(ValueError, match=r's2: batches to join have \[1, 2\] grids'):
+        join_batches([a, b])
+    b = collate_sensors([{'sensors': {'s2': (view(),)}, 'mask': torch.ones(4, 4)}])
+    with pytest.raises(ValueError, match='1 of 2 batches have no mask'):
+        join_batches([a, b])
+    with pytest.raises(ValueError, match='at least one batch'):
+        join_batches([])
 
 
 def test_concatenation_keeps_what_belongs_to_the_patch_once():

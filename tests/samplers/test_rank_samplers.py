@@ -112,6 +112,79 @@ def test_loader_goes_on_with_what_was_not_handed_out(workers, stop):
     assert [batch.tolist() for batch in again] == whole  # the next time all of it
 
 
+def one_view(number):
+    """A sample of which only the number matters."""
+    view = {key: torch.tensor(float(number)) for key in ('image', 't')}
+    return {'sensors': {'s2': ({**view, 'res': torch.tensor(10.0), **FACTS},)}}
+
+
+FACTS = {key: torch.ones(1) for key in ('wavelength', 'bandwidth', 'gsd')}
+
+
+class Samples:
+    """As :class:`Echo`, with samples of one sensor."""
+
+    def __getitem__(self, number):
+        return one_view(number)
+
+
+def mixed_loader(rank=0, *, ranks=1, length=45, epoch=0, buffer=3, workers=0):
+    share = shares(length, ranks, 4)[rank]
+    share.set_epoch(epoch)
+    return ResumableDataLoader(
+        Samples(),
+        sampler=share,
+        shuffle_buffer=buffer,
+        num_workers=workers,
+        collate_fn=collate_sensors,
+    )
+
+
+def numbers_of(loader):
+    return [batch['sensors']['s2'][0]['t'].int().tolist() for batch in loader]
+
+
+@pytest.mark.parametrize('buffer', [2, 3, 5, 50])
+def test_buffer_mixes_the_samples_of_its_batches_alone(buffer):
+    plain, mixed = (numbers_of(mixed_loader(buffer=n)) for n in (1, buffer))
+    assert [len(batch) for batch in mixed] == [len(batch) for batch in plain]
+    for before, after in zip(*(itertools.batched(x, buffer) for x in (plain, mixed))):
+        assert sorted(itertools.chain(*after)) == [*itertools.chain(*before)]
+    assert mixed != plain
+    assert mixed == numbers_of(mixed_loader(buffer=buffer))
+
+
+def test_buffer_spreads_neighbours_over_batches():
+    mixed = numbers_of(mixed_loader(length=160, buffer=8))
+    places = [len({number // 4 for number in batch}) for batch in mixed]
+    assert sum(places) / len(places) > 3  # of 4 samples; without it is 1
+
+
+def test_buffer_is_another_one_in_each_epoch_and_on_each_rank():
+    def dealt(**options):  # which of its batches a sample comes to
+        return [[n % 1000 % 8 % 4 for n in batch] for batch in numbers_of(mixed_loader(**options))]
+
+    assert dealt(epoch=0) != dealt(epoch=1)
+    assert dealt(rank=0, ranks=2, length=48) != dealt(rank=1, ranks=2, length=48)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('stop', [0, 1, 2, 3, 5, 11, 12])
+def test_loader_goes_on_within_a_buffer(workers, stop):
+    whole = numbers_of(mixed_loader(epoch=2))
+    first = mixed_loader(epoch=2, workers=workers)
+    begun = numbers_of(itertools.islice(first, stop))
+    again = mixed_loader(epoch=2, workers=workers)
+    again.load_state_dict(first.state_dict())
+    assert begun + numbers_of(again) == (whole if stop < 12 else whole + whole)
+    assert numbers_of(again) == whole
+
+
+def test_empty_buffer_is_refused():
+    with pytest.raises(ValueError, match='shuffle_buffer=0 must be at least 1 batch'):
+        mixed_loader(buffer=0)
+
+
 def test_loader_leaves_the_global_generator_alone():
     (share,) = shares(8, 1, 2)
     before = torch.get_rng_state()

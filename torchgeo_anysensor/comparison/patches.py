@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from ..datamodules import MultiSensorDataModule
-from ..datasets import collate_sensors
+from ..datasets import collate_sensors, take_rows
 from ..models import to_grid
 from ..samplers import AlignedGridSampler, BlockSplit
-from ..types import BAND_FACTS, IGNORE_INDEX, MultiSensorSample, SensorSample, take_bands
+from ..types import IGNORE_INDEX, MultiSensorSample, SensorSample, take_bands
 
 #: Splits of the ground, in the order in which they are read.
 SPLITS = ('train', 'val', 'test')
@@ -117,37 +117,6 @@ class Patches:
         """Take the labels away where ``seen`` ``(n, H, W)`` bool is false."""
         mask = torch.where(seen, self.batch['mask'], IGNORE_INDEX)
         return replace(self, batch=cast(MultiSensorSample, {**self.batch, 'mask': mask}))
-
-
-def take_rows(batch: MultiSensorSample, rows: Tensor) -> MultiSensorSample:
-    """Make a smaller batch.
-
-    Args:
-        batch: Of :func:`~..datasets.collate_sensors`.
-        rows: ``(m,)`` int64, numbers of its samples.
-
-    Returns:
-        The batch of those samples; a sensor that saw none of them is not in it.
-    """
-    out: dict[str, Any] = {'sensors': {}, 'present': {}}
-    for name, present in batch['present'].items():
-        there = present[rows]
-        if not bool(there.any()):
-            continue
-        own = (present.cumsum(0) - 1)[rows[there]]  # rows among those that the sensor has
-        out['sensors'][name] = tuple(_take_view(view, own) for view in batch['sensors'][name])
-        out['present'][name] = there
-    if 'mask' in batch:
-        out['mask'] = batch['mask'][rows]
-    return cast(MultiSensorSample, out)
-
-
-def _take_view(view: SensorSample, rows: Tensor) -> SensorSample:
-    """Rows of a batched view."""
-    values = cast(Mapping[str, Tensor], view)
-    shared = {key for key in BAND_FACTS if values[key].ndim == 1} | {'res'}
-    taken = {key: x if key in shared else x[rows] for key, x in values.items()}
-    return cast(SensorSample, taken)
 
 
 def _without(view: SensorSample, without_um: Sequence[tuple[float, float]]) -> SensorSample:

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..datasets import take_rows
 from ..tasks import CrossSensorContrastive, MapTask, SensorTranslation
 from ..types import MultiSensorSample
-from .patches import Patches, take_rows
+from .patches import Patches
 
 Transform = Callable[[MultiSensorSample], MultiSensorSample]
 

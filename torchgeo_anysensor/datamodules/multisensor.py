@@ -47,6 +47,7 @@ class MultiSensorDataModule(BaseDataModule):
         neighbours: int = 1,
         spacing: float | None = None,
         file_block: float | None = None,
+        shuffle_buffer: int = 1,
         train_transforms: Sequence[Transform] = (),
         num_workers: int = 0,
     ) -> None:
@@ -64,6 +65,8 @@ class MultiSensorDataModule(BaseDataModule):
             spacing: Metres between the corners of neighbours; by default *size*.
             file_block: Width in metres of the blocks of the first sensor's finest files; neighbours
                 then lie in as few blocks as they can.
+            shuffle_buffer: Training batches whose samples are mixed, so that neighbours are spread
+                over them; see :class:`ResumableDataLoader`.
             train_transforms: Called in turn on each training batch, on the device.
             num_workers: Processes that read.
         """
@@ -76,6 +79,7 @@ class MultiSensorDataModule(BaseDataModule):
         self.neighbours = neighbours
         self.spacing = spacing
         self.file_block = file_block
+        self.shuffle_buffer = shuffle_buffer
         self.train_transforms = tuple(train_transforms)
         self.samplers: dict[str, GeoSampler] = {}
 
@@ -168,7 +172,11 @@ class MultiSensorDataModule(BaseDataModule):
                 f'{each}; use a smaller batch_size or a larger length'
             )
         return ResumableDataLoader(
-            cast(Dataset[Any], self.scenes), sampler=sampler, drop_last=True, **self._options()
+            cast(Dataset[Any], self.scenes),
+            sampler=sampler,
+            shuffle_buffer=self.shuffle_buffer,
+            drop_last=True,
+            **self._options(),
         )
 
     def _in_order(self, split: str) -> DataLoader[Any]:

@@ -4,7 +4,15 @@
 """Files on disk as calibrated, masked, geo-aligned samples."""
 
 from .chips import ChippedDataset
-from .collate import collate_sensors, collate_series, concat_views, merge_views, stack_views
+from .collate import (
+    collate_sensors,
+    collate_series,
+    concat_views,
+    join_batches,
+    merge_views,
+    stack_views,
+    take_rows,
+)
 from .hls import HLSL30, HLSS30
 from .labels import LabelRaster, LabelVector
 from .landsat import LandsatC2L1, LandsatC2L2
@@ -29,6 +37,8 @@ __all__ = (
     'collate_sensors',
     'collate_series',
     'concat_views',
+    'join_batches',
     'merge_views',
     'stack_views',
+    'take_rows',
 )

@@ -3,7 +3,7 @@
 
 """How samples become batches, and how the samples of two datasets become one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -68,6 +68,89 @@ def _stack(name: str, views: Sequence[SensorSample]) -> SensorSample:
             out[key] = values[0]
         else:
             out[key] = torch.stack(values)
+    return cast(SensorSample, out)
+
+
+def take_rows(batch: MultiSensorSample, rows: Tensor) -> MultiSensorSample:
+    """Make a smaller batch.
+
+    Args:
+        batch: Of :func:`collate_sensors`.
+        rows: ``(m,)`` int64, numbers of its samples.
+
+    Returns:
+        The batch of those samples; a sensor that saw none of them is not in it.
+    """
+    out: dict[str, Any] = {'sensors': {}, 'present': {}}
+    for name, present in batch['present'].items():
+        there = present[rows]
+        if not bool(there.any()):
+            continue
+        own = (present.cumsum(0) - 1)[rows[there]]  # rows among those that the sensor has
+        out['sensors'][name] = tuple(_take_view(view, own) for view in batch['sensors'][name])
+        out['present'][name] = there
+    if 'mask' in batch:
+        out['mask'] = batch['mask'][rows]
+    return cast(MultiSensorSample, out)
+
+
+def _take_view(view: SensorSample, rows: Tensor) -> SensorSample:
+    """Rows of a batched view."""
+    values = cast(Mapping[str, Tensor], view)
+    shared = {key for key in BAND_FACTS if values[key].ndim == 1} | {'res'}
+    taken = {key: x if key in shared else x[rows] for key, x in values.items()}
+    return cast(SensorSample, taken)
+
+
+def join_batches(batches: Sequence[MultiSensorSample]) -> MultiSensorSample:
+    """Make one batch of several.
+
+    Args:
+        batches: Of :func:`collate_sensors`. They may lack different sensors.
+
+    Raises:
+        ValueError: If there is no batch, only some batches have a mask, or the views of a sensor
+            differ in shape.
+    """
+    if not batches:
+        raise ValueError('join_batches needs at least one batch, got none')
+    out: MultiSensorSample = {'sensors': {}, 'present': {}}
+    sizes = [len(next(iter(batch['present'].values()))) for batch in batches]
+    for name in dict.fromkeys(name for batch in batches for name in batch['sensors']):
+        having = [batch['sensors'][name] for batch in batches if name in batch['sensors']]
+        if len(grids := {len(views) for views in having}) > 1:
+            raise ValueError(f'{name}: batches to join have {sorted(grids)} grids')
+        out['sensors'][name] = tuple(_join_views(name, views) for views in zip(*having))
+        nowhere = (torch.zeros(size, dtype=torch.bool) for size in sizes)
+        there = [batch['present'].get(name, absent) for batch, absent in zip(batches, nowhere)]
+        out['present'][name] = torch.cat(there)
+    masks = [batch['mask'] for batch in batches if 'mask' in batch]
+    if masks and len(masks) < len(batches):
+        raise ValueError(f'{len(batches) - len(masks)} of {len(batches)} batches have no mask')
+    if masks:
+        out['mask'] = torch.cat(masks)
+    return out
+
+
+def _join_views(name: str, views: Sequence[SensorSample]) -> SensorSample:
+    """Lay batched views of one sensor on one grid after each other.
+
+    Raises:
+        ValueError: If their shapes differ.
+    """
+    out: dict[str, Tensor] = {}
+    for key in views[0]:
+        values = [cast(dict[str, Tensor], view)[key] for view in views]
+        if key in BAND_FACTS and any(x.ndim > 1 or not x.equal(values[0]) for x in values):
+            values = [x.expand(len(v['image']), -1) for x, v in zip(values, views)]
+        shared = key == 'res' or (values[0].ndim == 1 and key in BAND_FACTS)
+        kinds = {float(x) if key == 'res' else tuple(x.shape[1:]) for x in values}
+        if len(kinds) > 1:
+            raise ValueError(
+                f'{name}: {key} differs between the batches to join: {sorted(kinds)}; '
+                'use one patch size and one set of bands'
+            )
+        out[key] = values[0] if shared else torch.cat(values)
     return cast(SensorSample, out)
 
 

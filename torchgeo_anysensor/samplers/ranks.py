@@ -3,7 +3,8 @@
 
 """A share of an epoch for each rank, to be gone on with after a stop."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchgeo.datasets.utils import GeoSlice
 
+from ..datasets import join_batches, take_rows
+from ..types import MultiSensorSample
 from .aligned import AlignedPatchSampler
 
 
@@ -94,23 +97,42 @@ class ResumableDataLoader(DataLoader):
     Its state is the number of the epoch and of the batches that were handed out, however many the
     workers had read ahead, because an epoch is a function of its number. Lightning keeps the state
     in its checkpoints; it is the same on all ranks.
+
+    A *shuffle_buffer* spreads the neighbours of an :class:`AlignedPatchSampler` over several batches,
+    each of which then holds as many places more.
     """
 
     sampler: RankSampler
 
-    def __init__(self, dataset: Dataset[Any], *, sampler: RankSampler, **options: Any) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        sampler: RankSampler,
+        shuffle_buffer: int = 1,
+        **options: Any,
+    ) -> None:
         """Make the loader.
 
         Args:
             dataset: What is read.
             sampler: Of the batch size of the loader.
+            shuffle_buffer: Batches whose samples are mixed before the first of them is handed out;
+                they wait in the memory of the process that trains. More than one are for batches of
+                :func:`~..datasets.collate_sensors`.
             options: Others of :class:`torch.utils.data.DataLoader`.
+
+        Raises:
+            ValueError: If *shuffle_buffer* is not positive.
         """
+        if shuffle_buffer < 1:
+            raise ValueError(f'shuffle_buffer={shuffle_buffer} must be at least 1 batch')
         # With a generator of its own, a loader leaves the global one alone
         generator = torch.Generator().manual_seed(sampler.sampler.seed % 2**63)
         super().__init__(
             dataset, sampler.batch_size, sampler=sampler, generator=generator, **options
         )
+        self.shuffle_buffer = shuffle_buffer
         self._given = 0
         self._wanted: dict[int, int] = {}  # epoch to first batch
 
@@ -120,10 +142,29 @@ class ResumableDataLoader(DataLoader):
         Lightning makes the iterator before it tells the epoch.
         """
         self._given = self._wanted.pop(self.sampler.epoch, 0)
-        self.sampler.start = self._given * self.sampler.batch_size
-        for batch in super().__iter__():
-            self._given += 1
-            yield batch
+        buffer, begun = divmod(self._given, self.shuffle_buffer)  # a begun one is read again
+        self.sampler.start = (self._given - begun) * self.sampler.batch_size
+        read = itertools.batched(super().__iter__(), self.shuffle_buffer)
+        for number, batches in enumerate(read, start=buffer):
+            mixed = batches if self.shuffle_buffer == 1 else self._mix(batches, number)
+            for batch in itertools.islice(mixed, begun, None):
+                self._given += 1
+                yield batch
+            begun = 0
+
+    def _mix(
+        self, batches: Sequence[MultiSensorSample], number: int
+    ) -> Iterator[MultiSensorSample]:
+        """Deal the samples of a buffer anew, the same whenever this rank meets it in this epoch."""
+        sizes = [len(next(iter(batch['present'].values()))) for batch in batches]
+        source = torch.tensor([(i, row) for i, size in enumerate(sizes) for row in range(size)])
+        sampler = self.sampler
+        key = sampler.sampler.seed % 2**64, sampler.epoch, sampler.rank, number
+        order = torch.from_numpy(np.random.default_rng(key).permutation(len(source)))
+        for own in torch.split(source[order], sizes):
+            rows = [own[own[:, 0] == i, 1] for i in range(len(batches))]
+            parts = zip(batches, rows)
+            yield join_batches([take_rows(batch, some) for batch, some in parts if len(some)])
 
     def state_dict(self) -> dict[str, int]:
         """Where the epoch stands."""
