@@ -10,8 +10,8 @@
 Writes scenes (see ``loading_scenes.py``) to a temporary folder and reads random patches of them, in
 each of several ways, the same patches in one run and in turns. Cold: GDAL may keep 16 MB of decoded
 blocks, so that nearly all are decoded anew; warm: each patch was read just before. In both, files are
-open already, as far as a way to load keeps them so. Times are medians for one patch. MB are those of the
-sample's tensors.
+open already, as far as a way to load keeps them so. Times are medians for one patch, and so are MB: those
+that the process asked the files for (Linux alone tells), and those of the sample's tensors.
 """
 
 import argparse
@@ -173,6 +173,9 @@ WAYS: dict[str, Way] = {
     'ours': ours,
     f'ours, neighbours={NEIGHBOURS}': neighbours,
     'bare reads': bare,
+    'ours, same zone': lambda scenes, patches, **folders: Source(
+        ours(scenes, patches).dataset, ours(scenes, patches, **folders).keys
+    ),
     'ours, masked': lambda *args, **kwargs: ours(*args, qa=True, **kwargs),
     'bare reads, with quality bands': lambda *args, **kwargs: bare(*args, qa=True, **kwargs),
 }
@@ -186,7 +189,14 @@ class Cost(NamedTuple):
 
     cpu: float  #: seconds
     wall: float
+    read: float  #: MB
     mb: float
+
+
+def bytes_read() -> int:
+    """What this process has asked files for so far; 0 where the system does not tell."""
+    told = Path('/proc/self/io')
+    return int(told.read_text().split()[1]) if told.exists() else 0
 
 
 def tensors(sample: Any) -> Iterator[torch.Tensor]:
@@ -215,11 +225,12 @@ def in_turns(sources: Mapping[str, Source], *, warm: bool) -> dict[str, Cost]:
             source = sources[name]
             key = source.keys[turn % len(source.keys)]
             for repeat in range(3 if warm else 1):
-                cpu, wall = time.process_time(), time.perf_counter()
+                read, cpu, wall = bytes_read(), time.process_time(), time.perf_counter()
                 sample = source.dataset[key]
                 spent = time.process_time() - cpu, time.perf_counter() - wall
                 if repeat or not warm:
-                    each = (value / source.each for value in (*spent, megabytes(sample)))
+                    sizes = (bytes_read() - read) / 1e6, megabytes(sample)
+                    each = (value / source.each for value in (*spent, *sizes))
                     costs[name].append(Cost(*each))
     return {n: Cost(*map(statistics.median, zip(*c))) for n, c in costs.items()}
 
@@ -231,9 +242,9 @@ def one_of_each_date(source: Source) -> Iterable[Any]:
     )
 
 
-def stamped(samples: Sequence[Any]) -> tuple[int, float, float]:
-    """What a worker's batch tells: its process, the processor time so far, and MB of a sample."""
-    return os.getpid(), time.process_time(), megabytes(samples) / len(samples)
+def stamped(samples: Sequence[Any]) -> tuple[int, float, int, float]:
+    """What a worker's batch tells: its process, time and bytes so far, and MB of a sample."""
+    return os.getpid(), time.process_time(), bytes_read(), megabytes(samples) / len(samples)
 
 
 def in_workers(source: Source, *, warm: bool, workers: int, batch: int = 4) -> Cost:
@@ -253,18 +264,19 @@ def in_workers(source: Source, *, warm: bool, workers: int, batch: int = 4) -> C
         collate_fn=stamped,
         multiprocessing_context='fork',
     )
-    cpu: dict[int, list[float]] = {}
+    told: dict[int, list[tuple[float, int]]] = {}
     walls, sizes = [], []
-    for pid, used, mb in loader:
-        cpu.setdefault(pid, []).append(used)
+    for pid, used, read, mb in loader:
+        told.setdefault(pid, []).append((used, read))
         walls.append(time.perf_counter())
         sizes.append(mb)
     batch *= source.each
-    pairs = (pair for used in cpu.values() for pair in itertools.pairwise(used[skip - 1 :]))
-    spent = [(b - a) / batch for a, b in pairs]
+    pairs = [pair for own in told.values() for pair in itertools.pairwise(own[skip - 1 :])]
+    spent, asked = ([(b[i] - a[i]) / batch for a, b in pairs] for i in (0, 1))
     skip *= workers
     wall = (walls[-1] - walls[skip - 1]) / ((len(walls) - skip) * batch)
-    return Cost(statistics.median(spent), wall, statistics.median(sizes) / source.each)
+    mb = statistics.median(sizes) / source.each
+    return Cost(statistics.median(spent), wall, statistics.median(asked) / 1e6, mb)
 
 
 def compare(
@@ -345,6 +357,7 @@ def rows(title: str, cache: str, costs: Mapping[tuple[str, int], Cost]) -> Itera
             name,
             f'{1e3 * cost.cpu:.1f}',
             f'{1e3 * cost.wall:.1f}',
+            f'{cost.read:.2f}',
             f'{cost.mb:.2f}',
             f'{other.cpu / cost.cpu:.1f}' if other else '-',
             f'{cost.cpu / floor.cpu:.2f}' if floor else '-',
@@ -359,6 +372,7 @@ HEADS = [
     'loader',
     'CPU ms',
     'wall ms',
+    'MB read',
     'MB',
     'TorchGeo / it',
     'it / bare reads',
@@ -366,9 +380,14 @@ HEADS = [
 
 #: Title, dates, ways, and folders other than the usual ones.
 PLAN: list[tuple[str, int, list[str], dict[str, str]]] = [
-    ('3 dates', 3, [*WAYS], {}),
+    ('3 dates', 3, [name for name in WAYS if 'zone' not in name], {}),
     ('12 dates', 12, ['TorchGeo', 'ours', f'ours, neighbours={NEIGHBOURS}', 'bare reads'], {}),
-    ('Landsat in the next zone', 1, ['TorchGeo', 'ours'], {'landsat': 'landsat_next_zone'}),
+    (
+        'Landsat in the next zone',
+        1,
+        ['TorchGeo', 'ours', 'ours, same zone'],
+        {'landsat': 'landsat_next_zone'},
+    ),
     (
         'Sentinel-2 as JPEG 2000',
         1,

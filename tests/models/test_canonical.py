@@ -53,7 +53,7 @@ def features(n=20_000, seed=0):
 def take_in(moments, embeddings):
     """As a task does."""
     plain = scatter(embeddings)
-    moments.settle(mean=plain.mean, variance=plain.total.diagonal())
+    moments.settle(mean=plain.mean, total=plain.total, within=plain.within)
     found = scatter({name: moments.features(x) for name, x in embeddings.items()})
     moments.update(mean=found.mean, total=found.total, within=found.within)
 

@@ -122,6 +122,8 @@ def run(rank, folder, port):
         trainer, metrics = fit(batch_of(rank), folder, chunk=2, strategy=make(), devices=2)
         trainer.save_checkpoint(f'{folder}/{name}.ckpt')
         torch.save(metrics, f'{folder}/{name}{rank}.pt')
+        moments = trainer.lightning_module.moments.state_dict()
+        torch.save(moments, f'{folder}/{name}{rank}-moments.pt')
     torch.distributed.destroy_process_group()
 
 

@@ -38,7 +38,11 @@ def test_parallel_training_takes_the_steps_of_one_process(one_process, two_proce
     expected, _ = one_process
     checkpoint = torch.load(two_processes / f'{name}.ckpt', weights_only=True)
     assert checkpoint['run']['task'] == 'GradientDescent'
-    assert_close(checkpoint['state_dict'], dict(expected), atol=2e-5, rtol=0)
+    for name, value in checkpoint['state_dict'].items():
+        if name.startswith('moments.'):  # they divide by what hardly varies
+            assert (value - expected[name]).float().norm() <= 1e-3 * expected[name].float().norm()
+        else:
+            assert_close(value, expected[name], atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize('name', STRATEGIES)
@@ -48,6 +52,14 @@ def test_validation_sees_the_parameters_of_the_last_step(one_process, two_proces
         found = torch.load(two_processes / f'{name}{rank}.pt')
         assert found['val_loss'] == pytest.approx(expected['val_loss'], abs=1e-4)
         assert found['train_loss'] == pytest.approx(expected['train_loss'], abs=1e-4)
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_ranks_have_the_same_moments(two_processes, name):
+    """They are not sent from one rank to the others."""
+    one, other = (torch.load(two_processes / f'{name}{rank}-moments.pt') for rank in range(2))
+    assert int(one['tokens.updates']) == 1
+    assert_close(one, other, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize('name', STRATEGIES)

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..losses import CrossSensorInfoNCE, Scatter, decorrelation_loss, retrieval_accuracy, scatter
 from ..models import (
@@ -107,6 +108,11 @@ class CrossSensorContrastive(EncoderPretraining):
         self.encoder = encoder
         self.loss = loss
         self.moments = EncoderMoments(encoder)
+        own = [name for name, _ in self.named_buffers() if name.startswith('moments.')]
+        # They are of all ranks already, and megabytes: not to be sent at each step
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+            self, own
+        )
         self.leave_detail()
         self._steps = 0
         self.shared_dim = encoder.embed_dim - private_dim
@@ -321,10 +327,11 @@ def _take_in(
         looks: Features of each sensor, as they are and then with less to see, which counts little.
         present: ``(B,)`` bool by sensor.
     """
-    first = _scatter(looks[:1], present)
+    double = {name: (x.double(), seen) for name, (x, seen) in looks[0].items()}
+    first = _scatter([double], present)
     if not first.places or not bool(first.total.isfinite().all()):
         return
-    moments.settle(mean=first.mean, variance=first.total.diagonal())
+    moments.settle(mean=first.mean, total=first.total, within=first.within)
     bent = [{n: (moments.features(x), seen) for n, (x, seen) in look.items()} for look in looks]
     whole, both = _scatter(bent[:1], present), _scatter(bent, present)
     mean, total, within = (torch.lerp(x, y, _FEWER_WEIGHT) for x, y in zip(whole[:3], both[:3]))
