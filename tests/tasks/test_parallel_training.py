@@ -38,11 +38,11 @@ def test_parallel_training_takes_the_steps_of_one_process(one_process, two_proce
     expected, _ = one_process
     checkpoint = torch.load(two_processes / f'{name}.ckpt', weights_only=True)
     assert checkpoint['run']['task'] == 'GradientDescent'
-    for name, value in checkpoint['state_dict'].items():
-        if name.startswith('moments.'):  # they divide by what hardly varies
-            assert (value - expected[name]).float().norm() <= 1e-3 * expected[name].float().norm()
+    for key, value in checkpoint['state_dict'].items():
+        if key.startswith('moments.'):  # they divide by what hardly varies
+            assert (value - expected[key]).float().norm() <= 1e-3 * expected[key].float().norm()
         else:
-            assert_close(value, expected[name], atol=2e-5, rtol=0)
+            assert_close(value, expected[key], atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize('name', STRATEGIES)

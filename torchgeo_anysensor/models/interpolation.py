@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from .codes import is_thermal
 from .spectral import SpectralAttention
 
-#: Wavelengths in micrometres at which spectra are seen: even steps of the logarithm, and thermal.
+#: Wavelengths in micrometres at which spectra are seen, the last two thermal.
 ANCHORS_UM = (
-    *(0.440, 0.491, 0.547, 0.610, 0.680, 0.758, 0.846, 0.943, 1.05, 1.17, 1.31, 1.63, 2.02, 2.25),
+    *(0.491, 0.547, 0.610, 0.670, 0.758, 0.846, 0.943, 1.05, 1.24, 1.63, 2.02, 2.25),
     *(10.9, 12.0),
 )
+#: Where spectra of land jump, in micrometres, within which width, and for how much of ln(wavelength)
+#: that stands: the red edge, and two absorptions by water.
+EDGES_UM = ((0.725, 0.012, 1.0), (1.40, 0.03, 0.5), (1.90, 0.03, 0.5))
 #: Here the atmosphere's water lets no light of the ground through: bands for cirrus clouds.
 OPAQUE_UM = ((1.33, 1.47), (1.79, 1.97))
 #: Distance in ln(wavelength) within which a band counts in full.
@@ -28,7 +31,8 @@ def interpolation_weights(wavelength: Tensor, bandwidth: Tensor) -> Tensor:
 
     The weight falls with the fourth power of the distance in ``ln(wavelength)`` (inverse distance
     weighting, Shepard 1968, doi:10.1145/800186.810616) beyond the width of the band and a least
-    reach. Reflectance does not help where temperature is asked for, nor the reverse, and bands in
+    reach. Across an edge at which spectra of land jump the distance is longer: what lies there is seen
+    by the bands on its own side, for any sensor alike. Reflectance does not help where temperature is asked for, nor the reverse, and bands in
     which the atmosphere is opaque help nowhere.
 
     Args:
@@ -41,11 +45,19 @@ def interpolation_weights(wavelength: Tensor, bandwidth: Tensor) -> Tensor:
     anchors = torch.tensor(ANCHORS_UM, device=wavelength.device)[:, None]
     wave, width = wavelength.float().unsqueeze(-2), bandwidth.float().unsqueeze(-2)
     reach = _REACH**2 + (width / (2.355 * wave)) ** 2  # d ln(x) = dx / x
-    weight = (1 + torch.log(wave / anchors) ** 2 / reach) ** -2
+    weight = (1 + (_along(wave) - _along(anchors)) ** 2 / reach) ** -2
     opaque = torch.zeros_like(wave, dtype=torch.bool)
     for low, high in OPAQUE_UM:
         opaque = opaque | ((wave > low) & (wave < high))
     return weight * ((is_thermal(wave) == is_thermal(anchors)) & ~opaque)
+
+
+def _along(wavelength: Tensor) -> Tensor:
+    """Where wavelengths lie: their logarithm, with the edges drawn out."""
+    place = torch.log(wavelength)
+    for centre, width, length in EDGES_UM:
+        place = place + length * torch.sigmoid((wavelength - centre) / width)
+    return place
 
 
 def interpolate(x: Tensor, seen: Tensor, weights: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ Level = Literal['patch', 'token']
 #: Every so many training steps the moments see a batch, which takes two passes without gradient.
 _OBSERVED = 4
 #: Of such a batch: share of the bands that a further look goes without, and weight of that look.
-_FEWER, _FEWER_WEIGHT = 0.2, 0.01
+_FEWER, _OTHER_WEIGHT = 0.2, 0.05
 
 
 class CrossSensorContrastive(EncoderPretraining):
@@ -225,14 +225,14 @@ class CrossSensorContrastive(EncoderPretraining):
     def _observe(self, batch: MultiSensorSample, present: Mapping[str, Tensor]) -> None:
         """Take what some batches look like into the moments: of whole views, in float32.
 
-        Sensors that were never met have other bands than those of the batch. So a small part of the
-        moments is of each sensor twice, once with some of its bands left out.
+        Sensors that were never met have other bands and pixels elsewhere. So a small part of the
+        moments is of each sensor twice, once as if it were another one.
         """
         self._steps += 1
         if self._steps % _OBSERVED:
             return
         with torch.autocast(self.device.type, enabled=False):
-            looks = [self._rows(b) for b in (batch, _with_fewer_bands(batch, seed=self._steps))]
+            looks = [self._rows(b) for b in (batch, _of_others(batch, seed=self._steps))]
             _take_in(self.moments.tokens, [tokens for tokens, _ in looks], present)
             if self.moments.detail is not None:
                 _take_in(self.moments.detail, [fine for _, fine in looks], present)
@@ -299,22 +299,25 @@ class CrossSensorContrastive(EncoderPretraining):
         return tokens, seen, cells
 
 
-def _with_fewer_bands(batch: MultiSensorSample, *, seed: int) -> MultiSensorSample:
-    """A batch of which each view lacks some bands, the same on all ranks; one always stays."""
+def _of_others(batch: MultiSensorSample, *, seed: int) -> MultiSensorSample:
+    """A batch as other sensors would have seen it; see :func:`_other`."""
     generator = torch.Generator().manual_seed(seed)
     out = cast(MultiSensorSample, dict(batch))
     out['sensors'] = {
-        name: tuple(_fewer(view, generator) for view in views)
+        name: tuple(_other(view, generator) for view in views)
         for name, views in batch['sensors'].items()
     }
     return out
 
 
-def _fewer(view: SensorSample, generator: torch.Generator) -> SensorSample:
-    """A view without some of its bands."""
+def _other(view: SensorSample, generator: torch.Generator) -> SensorSample:
+    """A view without some of its bands, at least one of which stays, and up to half a pixel aside."""
     draw = torch.rand(view['image'].shape[1], generator=generator)
     keep = (draw >= _FEWER) | (draw == draw.max())
-    return take_bands(view, keep)
+    aside = torch.randint(-1, 2, (2, len(view['image'])), generator=generator) / 2
+    dx, dy = (aside.to(view['dx'].device) * view['res']).to(view['dx'].dtype)
+    moved = {**take_bands(view, keep), 'dx': view['dx'] + dx, 'dy': view['dy'] + dy}
+    return cast(SensorSample, moved)
 
 
 def _take_in(
@@ -334,7 +337,7 @@ def _take_in(
     moments.settle(mean=first.mean, total=first.total, within=first.within)
     bent = [{n: (moments.features(x), seen) for n, (x, seen) in look.items()} for look in looks]
     whole, both = _scatter(bent[:1], present), _scatter(bent, present)
-    mean, total, within = (torch.lerp(x, y, _FEWER_WEIGHT) for x, y in zip(whole[:3], both[:3]))
+    mean, total, within = (torch.lerp(x, y, _OTHER_WEIGHT) for x, y in zip(whole[:3], both[:3]))
     if bool((total + within).isfinite().all()):
         moments.update(mean=mean, total=total, within=within)
 
