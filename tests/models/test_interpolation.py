@@ -63,7 +63,22 @@ def test_two_sensors_show_about_the_same_of_a_smooth_spectrum():
 
     one, other = (see(slope, bands)[REFLECTIVE] for bands in (SENTINEL2, LANDSAT))
     assert (one - other).abs().max() < 0.15  # of 1.6
-    assert (one - slope(ANCHORS[REFLECTIVE])).abs().max() < 0.3
+
+
+def leaf(x):
+    """Dark, bright beyond the red edge, darker beyond each absorption by water."""
+    jumps = ((0.715, 0.012, 0.4), (1.4, 0.03, -0.15), (1.9, 0.03, -0.12))
+    parts = (size * torch.sigmoid((x - centre) / width) for centre, width, size in jumps)
+    return 0.05 + 0.02 * torch.log(x / 0.4) + sum(parts)
+
+
+@pytest.mark.parametrize('without', [[], [3, 4, 5], [3, 4, 5, 6]])
+def test_sensors_with_other_bands_show_the_same_of_a_leaf(without):
+    """Between red and near infrared one sensor has bands, another none, a third a broad one."""
+    bands = [n for n in range(len(SENTINEL2)) if n not in without]
+    one, other = (see(leaf, bands)[REFLECTIVE] for bands in (SENTINEL2[bands], LANDSAT))
+    assert (one - other).abs().max() < 0.01
+    assert (one - leaf(ANCHORS[REFLECTIVE])).abs().max() < 0.02
 
 
 def test_temperature_and_opaque_bands_stay_out_of_the_reflectance():
