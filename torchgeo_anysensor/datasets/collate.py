@@ -35,18 +35,38 @@ def collate_sensors(samples: Sequence[MultiSensorSample]) -> MultiSensorSample:
     names = list(dict.fromkeys(name for sample in samples for name in sample['sensors']))
     batch: MultiSensorSample = {'sensors': {}, 'present': {}}
     for name in names:
-        having = [sample['sensors'][name] for sample in samples if name in sample['sensors']]
-        grids = {len(views) for views in having}
-        if len(grids) > 1:
-            raise ValueError(f'{name}: samples of one batch have {sorted(grids)} grids')
-        batch['sensors'][name] = tuple(_stack(name, views) for views in zip(*having))
+        grids = _grids(name, samples, what='samples of one batch')
+        batch['sensors'][name] = tuple(_stack(name, views) for views in grids)
         batch['present'][name] = torch.tensor([name in sample['sensors'] for sample in samples])
-    masks = [sample['mask'] for sample in samples if 'mask' in sample]
-    if masks and len(masks) < len(samples):
-        raise ValueError(f'{len(samples) - len(masks)} of {len(samples)} samples have no mask')
-    if masks:
+    if masks := _masks(samples, what='samples'):
         batch['mask'] = torch.stack(masks)
     return batch
+
+
+def _grids(
+    name: str, samples: Sequence[MultiSensorSample], *, what: str
+) -> list[tuple[SensorSample, ...]]:
+    """Views of one sensor in all samples or batches that have it, by grid.
+
+    Raises:
+        ValueError: If they have different numbers of grids.
+    """
+    having = [sample['sensors'][name] for sample in samples if name in sample['sensors']]
+    if len(counts := {len(views) for views in having}) > 1:
+        raise ValueError(f'{name}: {what} have {sorted(counts)} grids')
+    return [*zip(*having)]
+
+
+def _masks(samples: Sequence[MultiSensorSample], *, what: str) -> list[Tensor]:
+    """Masks of all samples or batches, or none.
+
+    Raises:
+        ValueError: If only some have one.
+    """
+    masks = [sample['mask'] for sample in samples if 'mask' in sample]
+    if masks and len(masks) < len(samples):
+        raise ValueError(f'{len(samples) - len(masks)} of {len(samples)} {what} have no mask')
+    return masks
 
 
 def _stack(name: str, views: Sequence[SensorSample]) -> SensorSample:
@@ -117,17 +137,12 @@ def join_batches(batches: Sequence[MultiSensorSample]) -> MultiSensorSample:
     out: MultiSensorSample = {'sensors': {}, 'present': {}}
     sizes = [len(next(iter(batch['present'].values()))) for batch in batches]
     for name in dict.fromkeys(name for batch in batches for name in batch['sensors']):
-        having = [batch['sensors'][name] for batch in batches if name in batch['sensors']]
-        if len(grids := {len(views) for views in having}) > 1:
-            raise ValueError(f'{name}: batches to join have {sorted(grids)} grids')
-        out['sensors'][name] = tuple(_join_views(name, views) for views in zip(*having))
+        grids = _grids(name, batches, what='batches to join')
+        out['sensors'][name] = tuple(_join_views(name, views) for views in grids)
         nowhere = (torch.zeros(size, dtype=torch.bool) for size in sizes)
         there = [batch['present'].get(name, absent) for batch, absent in zip(batches, nowhere)]
         out['present'][name] = torch.cat(there)
-    masks = [batch['mask'] for batch in batches if 'mask' in batch]
-    if masks and len(masks) < len(batches):
-        raise ValueError(f'{len(batches) - len(masks)} of {len(batches)} batches have no mask')
-    if masks:
+    if masks := _masks(batches, what='batches'):
         out['mask'] = torch.cat(masks)
     return out
 

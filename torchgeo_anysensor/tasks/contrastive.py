@@ -327,7 +327,7 @@ def _take_in(
 
     Args:
         moments: Of features ``d``.
-        looks: Features of each sensor, as they are and then with less to see, which counts little.
+        looks: Features of each sensor as it is, and then as if it were another, which counts little.
         present: ``(B,)`` bool by sensor.
     """
     double = {name: (x.double(), seen) for name, (x, seen) in looks[0].items()}
