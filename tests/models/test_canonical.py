@@ -88,6 +88,13 @@ def test_features_are_the_posterior_mean_of_what_is_shared():
     assert_close(out['a'][:, 4:], PRIVATE * made.features.standardise(found['a']))
 
 
+def test_knows_how_far_sensors_are_apart_in_what_it_gives():
+    found = features()
+    made = fitted(found, random=0)
+    out = torch.stack([made(x) for x in found.values()])
+    assert_close(out.var(dim=0).mean(dim=0), made.own, rtol=0.03, atol=1e-3 * float(made.own.max()))
+
+
 def test_what_sensors_agree_about_may_be_bent():
     """Two sensors see the same number, each by another curve: no linear map of these agrees."""
     x = torch.linspace(-2, 2, 4000)[

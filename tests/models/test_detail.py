@@ -137,3 +137,16 @@ def test_regression_reads_a_detail_that_holds_the_tokens_alone(encoder, make_vie
     assert torch.equal(x, encode(canonical, make_view(), detail_m=10.0).detail)
     x, _ = TokenRegression(canonical, 2).inputs({'a': [make_view()]}, (12, 12))['all']
     assert x.shape[1] == canonical.embed_dim
+
+
+def test_regression_asks_how_far_sensors_are_apart_in_what_it_reads(encoder):
+    assert TokenRegression(encoder, 2, detail_m=10.0).noise() is None
+    canonical = CanonicalEncoder(encoder).eval()
+    canonical.tokens.own.fill_(1.0)
+    canonical.fine.own.fill_(3.0)
+    for detail_m, own, size in (
+        (None, 1.0, canonical.embed_dim),
+        (10.0, 3.0, canonical.detail_dim),
+    ):
+        noise = TokenRegression(canonical, 2, detail_m=detail_m).noise()
+        assert_close(noise, torch.full((size,), 2 * own))

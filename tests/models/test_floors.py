@@ -32,7 +32,7 @@ def objective(model, x, y, penalty):
     z = (x.double() - model.mean) / model.std
     weight = model.linear.weight.double().requires_grad_()
     bias = model.linear.bias.double().requires_grad_()
-    loss = F.cross_entropy(F.linear(z, weight, bias), y) + penalty / 2 * weight.square().sum()
+    loss = F.cross_entropy(F.linear(z, weight, bias), y) + (penalty / 2 * weight.square()).sum()
     return loss, torch.autograd.grad(loss, (weight, bias))
 
 
@@ -71,6 +71,33 @@ def test_penalty_has_the_least_loss_on_validation():
     best = min(losses, key=losses.get)
     assert model.fit(x, y, val=val, penalties=[*losses]) == best not in (1.0, 1e-6)
     assert float(F.cross_entropy(model(val[0]), val[1])) == pytest.approx(losses[best], rel=1e-3)
+
+
+def test_noise_is_a_penalty_of_each_feature_in_its_own_unit():
+    x, y = points()
+    noise = torch.tensor([0.0, 0.5, 2.0, 10.0])
+    model = SoftmaxRegression(4, 3)
+    model.fit(x, y, penalties=[1e-2], noise=noise)
+    each = 1e-2 + noise / 2 / model.std.square()
+    assert all(gradient.abs().max() < 1e-4 for gradient in objective(model, x, y, each)[1])
+
+
+def test_features_that_will_be_off_are_trusted_less():
+    """One of two features tells more, and is off by much where it is read."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(4000) % 2
+    x = (2 * y[:, None] - 1) * torch.tensor([1.0, 3.0]) + torch.randn(4000, 2, generator=generator)
+    noise = torch.tensor([0.0, 36.0])
+    read = x + noise.sqrt() * torch.randn(4000, 2, generator=generator)
+    losses = []
+    for known in (None, noise):
+        model = SoftmaxRegression(2, 2)
+        model.fit(x, y, penalties=[1e-4], noise=known)
+        weight = (model.linear.weight.double() / model.std).square() @ noise.double()
+        bound = F.cross_entropy(model(x), y) + weight.sum() / 4
+        losses.append(float(F.cross_entropy(model(read), y)))
+        assert losses[-1] < float(bound)
+    assert losses[1] < 0.6 * losses[0]
 
 
 def test_scale_of_a_feature_does_not_matter():

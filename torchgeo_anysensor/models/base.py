@@ -52,6 +52,16 @@ class SensorEncoder(nn.Module, HubEncoder, ABC):
     detail_holds_tokens: bool = False
     batch_chunk: int | None = None
 
+    @property
+    def token_own(self) -> Tensor | None:
+        """Variance ``(D,)`` of each feature of a token between sensors at one place, if known."""
+        return None
+
+    @property
+    def detail_own(self) -> Tensor | None:
+        """Variance ``(E,)`` of each feature of the detail between sensors at one place, if known."""
+        return None
+
     @abstractmethod
     def forward(self, views: Sequence[SensorSample], *, token_m: float | None = None) -> Features:
         """Encode views of the same patches.

@@ -235,6 +235,7 @@ class CanonicalMap(nn.Module):
     mean: Tensor
     weight: Tensor
     signal: Tensor
+    own: Tensor  #: ``(S + e,)`` variances of ``own`` in what the map gives
 
     def __init__(self, groups: Sequence[int], *, random: int = RANDOM) -> None:
         """Make the map; until :meth:`fit` nothing is shared.
@@ -253,6 +254,7 @@ class CanonicalMap(nn.Module):
         self.register_buffer('mean', torch.zeros(size))
         self.register_buffer('weight', torch.zeros(size, self.shared))
         self.register_buffer('signal', torch.zeros(self.shared))
+        self.register_buffer('own', torch.zeros(self.out_dim))
 
     @torch.no_grad()
     def fit(self, moments: CrossSensorMoments) -> None:
@@ -282,6 +284,9 @@ class CanonicalMap(nn.Module):
         self.mean.copy_(moments.mean)
         self.weight.copy_(weight)
         self.signal.copy_(signal)
+        last = slice(sum(self.features.groups) - self.private, sum(self.features.groups))
+        private = PRIVATE**2 * within.diagonal()[last]  # the features are standardised
+        self.own.copy_(torch.cat([(known / size).square()[: self.shared], private]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Give ``(..., S + e)`` float32, ``e`` of them of the last group, of features ``(..., d)``."""
@@ -324,6 +329,16 @@ class CanonicalEncoder(SensorEncoder):
         self.embed_dim = self.tokens.out_dim
         self.detail_dim = 0 if self.fine is None else self.fine.out_dim
         self.detail_holds_tokens = self.fine is not None
+
+    @property
+    def token_own(self) -> Tensor | None:
+        """See :attr:`SensorEncoder.token_own`."""
+        return self.tokens.own
+
+    @property
+    def detail_own(self) -> Tensor | None:
+        """See :attr:`SensorEncoder.detail_own`."""
+        return None if self.fine is None else self.fine.own
 
     @torch.no_grad()
     def fit(self, moments: EncoderMoments) -> 'CanonicalEncoder':

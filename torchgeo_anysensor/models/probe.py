@@ -7,6 +7,7 @@ Letters as in :mod:`torchgeo_anysensor.types`.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,8 @@ class TokenRegression(FittedSegmenter):
 
     Tokens are interpolated to the pixels of the map, which for a linear map is the same as to
     interpolate its logits. All views of all sensors are encoded together. The features keep their sizes
-    against each other: an encoder says by them what counts.
+    against each other: an encoder says by them what counts. If it knows how far sensors disagree about
+    them, the regression is fitted for what another sensor would have seen.
     """
 
     def __init__(
@@ -45,10 +47,11 @@ class TokenRegression(FittedSegmenter):
                 instead, if it holds what the tokens say.
             seed: Of the draw of pixels.
         """
-        groups = [] if detail_m is None else [encoder.detail_dim]
-        if not (groups and encoder.detail_holds_tokens):
-            groups.insert(0, encoder.embed_dim)
-        super().__init__(num_classes, None, num_features=groups, seed=seed)
+        fine = detail_m is not None
+        #: Which are read: the tokens, the detail.
+        self.parts = not (fine and encoder.detail_holds_tokens), fine
+        sizes = compress((encoder.embed_dim, encoder.detail_dim), self.parts)
+        super().__init__(num_classes, None, num_features=[*sizes], seed=seed)
         self.encoder = encoder.requires_grad_(False).eval()
         self.token_m = token_m
         self.detail_m = detail_m
@@ -66,12 +69,16 @@ class TokenRegression(FittedSegmenter):
         with torch.no_grad():
             views = [view for views in sensors.values() for view in views]
             features = encode(self.encoder, views, token_m=self.token_m, detail_m=self.detail_m)
-        maps = [] if features.detail is None else [features.detail]
-        if not (maps and self.encoder.detail_holds_tokens):
-            maps.insert(0, as_map(features))
-        x = torch.cat([resize(each.float(), size) for each in maps], dim=1)
+        maps = compress((as_map(features), features.detail), self.parts)
+        x = torch.cat([resize(each.float(), size) for each in maps if each is not None], dim=1)
         seen = features.valid.view(-1, 1, *features.grid).float()
         return {'all': (x, F.interpolate(seen, size, mode='nearest')[:, 0] > 0)}
+
+    def noise(self) -> Tensor | None:
+        """Variance ``(F,)`` of how far apart two sensors are; see :meth:`FittedSegmenter.noise`."""
+        own = [*compress((self.encoder.token_own, self.encoder.detail_own), self.parts)]
+        known = [each for each in own if each is not None]
+        return 2 * torch.cat(known) if len(known) == len(own) else None
 
     def features(self, x: Tensor) -> Tensor:
         """Take tokens as they are; see :meth:`FittedSegmenter.features`."""
