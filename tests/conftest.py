@@ -28,6 +28,8 @@ from torchgeo_anysensor.samplers import BlockSplit
 from torchgeo_anysensor.simulate import simulate_scenes
 
 mpl.use('Agg')
+# The suite starts some twenty processes; without bytecode each would compile all modules anew
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 if 'PYTEST_XDIST_WORKER' in os.environ:
     torch.set_num_threads(1)  # the workers share the cores already
 

@@ -189,10 +189,11 @@ def miniature(path, protocols):
 def test_comparison_runs_every_method_once_and_reports(workplace, capsys):
     """All methods and protocols of the config; a second run finds all finished."""
     config = miniature(COMPARISON, ['SensorsRemoved', 'SensorMatrix'])
-    config['protocols'][0]['init_args']['sensors'] = ['sentinel2_l2a', 'landsat_c2l2']
     sensors = config['data']['init_args']['dataset']['init_args']['datasets']
-    del sensors['hls_l30']
-    config['data']['init_args']['split'] |= {'size': 480, 'buffer': 60}
+    del sensors['hls_s30'], sensors['hls_l30']
+    for protocol in config['protocols']:
+        protocol['init_args']['sensors'] = [*sensors]
+    config['data']['init_args']['split'] |= {'size': 720, 'buffer': 60}
     Path('small.yaml').write_text(yaml.safe_dump(config))
     main(['compare', '--config', 'small.yaml'])
     first = capsys.readouterr().out

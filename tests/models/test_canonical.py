@@ -18,7 +18,8 @@ from torchgeo_anysensor.models import (
     encode,
 )
 from torchgeo_anysensor.models.base import Features
-from torchgeo_anysensor.models.canonical import PRIVATE, CanonicalMap, RandomFeatures
+from torchgeo_anysensor.models.canonical import PRIVATE, CanonicalMap
+from torchgeo_anysensor.models.moments import RandomFeatures
 
 SIGNAL = torch.tensor([25.0, 9.0, 1.0, 0.0])
 SENSORS = ('a', 'b', 'c')

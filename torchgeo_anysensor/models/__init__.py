@@ -6,16 +6,18 @@
 from .anysensor import AnySensorViT, anysensor_vit_base, anysensor_vit_small, anysensor_vit_tiny
 from .atomizer import Atomizer, atomizer_small, atomizer_tiny
 from .base import Decision, Features, Raster, Segmenter, SensorEncoder, encode, segment, to_grid
-from .canonical import CanonicalEncoder, CrossSensorMoments, EncoderMoments, beside_detail
+from .canonical import CanonicalEncoder, beside_detail
 from .codes import BandCode, FourierBandCode, NanometreBandCode, PointBandCode
-from .floors import FittedSegmenter, PixelRegression, RandomConvolutions, SoftmaxRegression
+from .floors import FittedSegmenter, PixelRegression, RandomConvolutions
 from .fusion import Attend, Concatenate, DecisionFusion, EarlyFusion, LateFusion, UNet
 from .gaussian import Gaussian, GaussianHead, Reliability, fuse, reliability
 from .harmonise import Harmonised, UNetScratch
 from .heads import LinearHead, SMPDecoderHead
+from .moments import CrossSensorMoments, EncoderMoments
 from .plain import TimmEncoder
 from .probe import TokenRegression
 from .ramen import RAMEN, ramen_small, ramen_tiny
+from .regression import SoftmaxRegression
 from .render import BandRenderer
 from .wrapped import CopernicusFMEncoder, DOFAEncoder, PanopticonEncoder
 

@@ -147,14 +147,12 @@ def encode(
 ) -> Features:
     """Encode one view, or several views of the same patches together.
 
-    With :attr:`SensorEncoder.batch_chunk`, a chunk of samples is encoded at a time, and of each chunk
-    the features alone are kept; on the way back it is encoded again, with the same random draws. Loss and gradient are those of the whole batch: this is the gradient caching of
-    Gao et al. (2021, arXiv 2101.06983), by autograd. Memory for activations is that of a chunk, at
-    the price of a second pass forward.
+    With :attr:`SensorEncoder.batch_chunk`, features alone are kept of each chunk of samples, which
+    is encoded again on the way back (gradient caching, Gao et al. 2021, arXiv 2101.06983).
 
     Args:
         encoder: Any encoder that keeps the contract.
-        views: One batched view or a sequence of them (several grids, several sensors).
+        views: One batched view, or several (several grids, several sensors).
         token_m: Width of a ground token in metres, if not the encoder's own.
         detail_m: Width in metres of the cells of :meth:`SensorEncoder.detail`, if it is wanted.
 

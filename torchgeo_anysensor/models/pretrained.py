@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from .base import SensorEncoder
-from .canonical import CanonicalEncoder, EncoderMoments
+from .canonical import CanonicalEncoder
 from .description import build, without_weights
+from .moments import EncoderMoments
 
 #: Where a task keeps its encoder, and so how its weights are named in a checkpoint.
 ENCODER_PREFIX = 'encoder.'
