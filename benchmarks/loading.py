@@ -272,6 +272,10 @@ def in_workers(source: Source, *, warm: bool, workers: int, batch: int = 4) -> C
         sizes.append(mb)
     batch *= source.each
     pairs = [pair for own in told.values() for pair in itertools.pairwise(own[skip - 1 :])]
+    if not pairs:
+        raise SystemExit(
+            f'--patches {len(source.keys) * source.each} are too few for {workers} workers'
+        )
     spent, asked = ([(b[i] - a[i]) / batch for a, b in pairs] for i in (0, 1))
     skip *= workers
     wall = (walls[-1] - walls[skip - 1]) / ((len(walls) - skip) * batch)

@@ -4,6 +4,8 @@
 """Who may import whom, and how large a file may be."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,14 @@ def test_files_stay_readable(path):
             docstring = ast.get_docstring(node, clean=False)
             lines = node.end_lineno - node.lineno - len((docstring or '').splitlines())
             assert lines <= 50, f'{node.name} has {lines} lines'
+
+
+def test_datasets_are_imported_in_a_second_beside_those_of_torchgeo():
+    """Of processor time; the first process may have to compile modules."""
+    code = (
+        'import time, torchgeo.datasets; start = time.process_time(); '
+        'import torchgeo_anysensor.datasets; print(time.process_time() - start)'
+    )
+    run = [sys.executable, '-c', code]
+    times = [float(subprocess.check_output(run, text=True)) for _ in range(2)]
+    assert min(times) < 1

@@ -282,6 +282,16 @@ def test_vrt_named_tif_is_refused_before_it_opens_its_source(tmp_path, listener,
     assert asked == []
 
 
+def test_few_of_many_files_stay_open(tmp_path, code):
+    grid = code.grid(code.left, code.top, 10, (2, 2))
+    before = len(os.listdir('/dev/fd'))
+    for number in range(200):
+        pixels = np.full((1, 2, 2), number, 'uint16')
+        handle = open_raster(str(code.write(tmp_path / f'{number}.tif', pixels, grid)))
+        assert handle.read(1)[0, 0] == number
+    assert len(os.listdir('/dev/fd')) - before <= 70  # 64 handles
+
+
 def test_jpeg2000_is_read(tmp_path, code):
     grid = code.grid(code.left, code.top, 10, (64, 64))
     data = code.encode(0, *code.centres(grid)).astype('uint16')
