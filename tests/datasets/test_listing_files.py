@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 import rasterio
 
-from torchgeo_anysensor.datasets.files import as_list, list_files, on_disk, read_bytes, stamp
+from torchgeo_anysensor.datasets.files import (
+    as_list,
+    folder_name,
+    list_files,
+    on_disk,
+    read_bytes,
+    stamp,
+)
 
 MEMBERS = {'a.tif': b'one', 'sub/b.tif': b'two', 'sub/notes.txt': b'three'}
 KINDS = pytest.mark.parametrize('kind', ['zip', 'tar'])
@@ -254,3 +261,10 @@ def test_folders_that_a_pattern_matches_are_searched(tmp_path):
         (tmp_path / folder / 'x.tif').touch()
     found = list_files(tmp_path / 'a*', lambda name: name.endswith('.tif')).files
     assert found == [str(tmp_path / 'a1' / 'deep' / 'x.tif'), str(tmp_path / 'a2' / 'x.tif')]
+
+
+@pytest.mark.parametrize(
+    'path', ['', 'a', '/', '/a', '//a', 'a/', 'a/b', 'a//b', '/a/b/c', '/vsizip//a.zip/b', 'a///b']
+)
+def test_folder_of_a_path_is_that_of_the_library(path):
+    assert folder_name(path) == os.path.dirname(path)

@@ -30,8 +30,9 @@ def sensors(make_view):
     return s2, landsat, s2 + landsat
 
 
-@pytest.mark.parametrize('grad', [False, True])
-def test_compiled_whole_for_each_sensor(encoder, sensors, grad):
+@pytest.mark.parametrize(('grad', 'first'), [(False, 0), (True, 2)])
+def test_compiled_whole_for_each_sensor(encoder, sensors, grad, first):
+    sensors = sensors[first:]
     expected = [encode(encoder, views) for views in sensors]
     graphs = []
 
@@ -46,7 +47,7 @@ def test_compiled_whole_for_each_sensor(encoder, sensors, grad):
     for one, other in zip(actual, expected):
         assert_close(one.tokens, other.tokens, atol=1e-5, rtol=0)
         assert_close(one.pooled, other.pooled, atol=1e-5, rtol=0)
-    assert len(graphs) == 3
+    assert len(graphs) == len(sensors)
     assert set(encoder.state_dict()) == keys
 
 

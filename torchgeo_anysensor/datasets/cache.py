@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow
 import shapely
 
-from .files import on_disk, stamp
+from .files import on_disk, stamp_on_disk
 from .geometry import footprints
 from .index import Header, Tile
 
@@ -80,7 +80,7 @@ def stamps(tiles: Sequence[Tile], root: str) -> list[str]:
                 name = holder.removeprefix(inside)  # os.path.relpath is slow for many files
                 name = name if name != holder else os.path.relpath(holder, root)
                 member = path.partition(holder)[2] if path != holder else ''
-                known[path] = f'{member} {name} {stamp(holder)}'
+                known[path] = f'{member} {name} {stamp_on_disk(holder)}'
             lines.append(f'{what} {known[path]}')
         found.append(hashlib.sha256('\n'.join(lines).encode()).hexdigest())
     return found

@@ -4,7 +4,6 @@
 """Finding the products of a sensor: the half of a dataset that knows files, not pixels."""
 
 import math
-import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from torchgeo.datasets import DatasetNotFoundError, RasterDataset
 
 from ..sensors import QA, Sensor
 from . import cache as kept
-from .files import Listing, as_list, base_name, list_files
+from .files import Listing, as_list, base_name, folder_name, list_files
 from .geometry import METRES_PER_DEGREE, Lattice, crs_text, is_geographic, raster_crs
 from .grid import Grid
 from .index import (
@@ -165,7 +164,7 @@ class Catalog(JoinableDataset, IndexedDataset, RasterDataset):
         folders: dict[str, list[str]] = {}
         for path in files:
             if pattern.match(base_name(path)):
-                folders.setdefault(os.path.dirname(path), []).append(path)
+                folders.setdefault(folder_name(path), []).append(path)
         if folders:
             for tile in tiles:
                 self._attach(tile, folders)

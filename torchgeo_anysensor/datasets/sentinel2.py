@@ -17,7 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.features import rasterize
 
 from ..sensors import QA, get_sensor
-from .files import Paths, base_name, read_bytes, stamp
+from .files import Paths, base_name, folder_name, read_bytes, stamp
 from .geometry import crs_text, project
 from .grid import Grid
 from .index import Tile, set_time
@@ -91,7 +91,7 @@ class _Sentinel2(SensorDataset):
     def _attach(self, tile: Tile, folders: dict[str, list[str]]) -> None:
         """Find the metadata above the bands, and the masks beside them."""
         path = _any_file(tile)
-        root, folder = _root(path), os.path.dirname(path)
+        root, folder = _root(path), folder_name(path)
         while True:
             for name in (folder, os.path.join(folder, 'QI_DATA')):
                 for found in folders.get(name, ()):
@@ -101,7 +101,7 @@ class _Sentinel2(SensorDataset):
                         tile.metadata.append(found)
             if folder == root or not folder.startswith(root):
                 return
-            folder = os.path.dirname(folder)
+            folder = folder_name(folder)
 
     def _describe(self, tile: Tile) -> None:
         """Take quantification and offsets from the product, never from the date.
@@ -261,7 +261,7 @@ def _product(tile: Tile) -> ProductName | None:
 
 def _root(path: str) -> str:
     """Folder of a product: the one that is named like one, or else that of the file."""
-    folder = os.path.dirname(path)
+    folder = folder_name(path)
     return _product_folder(folder) or folder
 
 
@@ -272,7 +272,7 @@ def _product_folder(folder: str) -> str:
     if name.upper().endswith('.SAFE') or product_name(name):
         return folder
     # Not pathlib: it writes the two slashes of /vsizip//data as one
-    above = os.path.dirname(folder)
+    above = folder_name(folder)
     return _product_folder(above) if above != folder else ''
 
 
