@@ -139,7 +139,7 @@ def base_name(path: str) -> str:
 
 
 def folder_name(path: str) -> str:
-    """What is before the last component, in a third of the time of ``os.path.dirname``."""
+    """What is before the last component, in half the time of ``os.path.dirname``."""
     end = path.rfind('/')
     return (
         path[:end] if os.sep == '/' and end > 0 and path[end - 1] != '/' else os.path.dirname(path)
