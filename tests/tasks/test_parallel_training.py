@@ -39,8 +39,9 @@ def test_parallel_training_takes_the_steps_of_one_process(one_process, two_proce
     checkpoint = torch.load(two_processes / f'{name}.ckpt', weights_only=True)
     assert checkpoint['run']['task'] == 'GradientDescent'
     for key, value in checkpoint['state_dict'].items():
-        if key.startswith('moments.'):  # they divide by what hardly varies
-            assert (value - expected[key]).float().norm() <= 2e-2 * expected[key].float().norm()
+        if key.startswith('moments.'):  # but for the plain ones, they divide by what hardly varies
+            far = 1e-3 if 'plain' in key else 2e-2
+            assert (value - expected[key]).float().norm() <= far * expected[key].float().norm()
         else:
             assert_close(value, expected[key], atol=2e-5, rtol=0)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..sensors import get_sensor
-from .files import read_bytes
+from .files import folder_name, read_bytes
 from .index import Tile, set_time
 from .mtl import acquired, read_mtl
 from .sensor import SensorDataset
@@ -24,11 +24,11 @@ class _Landsat(SensorDataset):
 
     def _name(self, path: str, match: re.Match[str]) -> str:
         """Folder and product: the folder holds the metadata."""
-        return os.path.join(os.path.dirname(path), match['product'])
+        return os.path.join(folder_name(path), match['product'])
 
     def _attach(self, tile: Tile, folders: dict[str, list[str]]) -> None:
         """Find ``*_MTL.txt``, or else the same as JSON or XML."""
-        found = folders.get(os.path.dirname(tile.name), ())
+        found = folders.get(folder_name(tile.name), ())
         own = [path for path in found if path.startswith(f'{tile.name}_MTL')]
         tile.metadata = sorted(own, key=lambda path: path[-4:] != '.txt')[:1]
 

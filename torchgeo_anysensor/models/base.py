@@ -17,8 +17,7 @@ from .hub import HubEncoder
 #: Centre wavelengths that an optical band can have, in micrometres.
 WAVELENGTH_RANGE_UM = (0.3, 15.0)
 _TINY = 1e-12
-#: What timm, too, calls the switch of a part of a network.
-_CHECKPOINTING = 'set_grad_checkpointing'
+_CHECKPOINTING = 'set_grad_checkpointing'  # timm calls this switch so too
 
 
 class Features(NamedTuple):
@@ -148,7 +147,8 @@ def encode(
     """Encode one view, or several views of the same patches together.
 
     With :attr:`SensorEncoder.batch_chunk`, features alone are kept of each chunk of samples, which
-    is encoded again on the way back (gradient caching, Gao et al. 2021, arXiv 2101.06983).
+    is encoded again on the way back, with the same random draws, for the gradient of the whole batch
+    and the memory of a chunk (gradient caching, Gao et al. 2021, arXiv 2101.06983).
 
     Args:
         encoder: Any encoder that keeps the contract.

@@ -96,13 +96,13 @@ class SoftmaxRegression(nn.Module):
         std = torch.cat([each.mean().sqrt().expand(len(each)) for each in variances])
         self.std.copy_(torch.where(std > 1e-6, std, 1.0))  # a constant feature stays 0
         z = (x.double() - self.mean) / self.std
-        expected = (
-            torch.zeros_like(self.std) if noise is None else _CURVATURE * noise / self.std.square()
-        )
+        expected = torch.zeros_like(z[0])
+        if noise is not None:
+            expected = _CURVATURE * noise.double() / self.std.double().square()
         solution = self.linear.weight.double(), self.linear.bias.double()
         best = torch.inf, penalties[0], solution
         for penalty in penalties:
-            each = penalty + expected.double()
+            each = penalty + expected
             solution = _minimise(z, y, *solution, penalties=each, max_iter=max_iter)
             self.linear.weight.copy_(solution[0])
             self.linear.bias.copy_(solution[1])
@@ -119,12 +119,14 @@ def _minimise(
 ) -> tuple[Tensor, Tensor]:
     """Find weights ``(K, F)`` and bias ``(K,)`` of a penalised regression, from a first guess.
 
-    The squared weights of each feature have a penalty of their own, ``(F,)``. Steps are taken along the principal axes of the features, each in its own unit: bands and their
-    squares are nearly collinear. The problem stays the same.
+    The squared weights of each feature have a penalty of their own, ``(F,)``. Steps are taken along
+    the principal axes of the features, each in its own unit: bands and their squares are nearly
+    collinear. The problem stays the same.
     """
     variances, axes = torch.linalg.eigh(z.T @ z / len(z))
     units = (variances.clamp(min=0) + penalties.mean()).sqrt()
-    u = z @ (axes / units)
+    steps = axes / units
+    u = z @ steps
     w = (weight @ axes * units).requires_grad_()
     b = bias.clone().requires_grad_()
     optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
@@ -139,10 +141,10 @@ def _minimise(
     def closure() -> float:
         optimizer.zero_grad()
         loss = F.cross_entropy(F.linear(u, w, b), y)
-        loss = loss + (penalties / 2 * (w / units @ axes.T).square()).sum()
+        loss = loss + (penalties / 2 * (w @ steps.T).square()).sum()
         torch.autograd.backward(loss)
         return float(loss.detach())
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return (w.detach() / units) @ axes.T, b.detach()
+    return w.detach() @ steps.T, b.detach()
