@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from pyproj import Geod, Transformer
+from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from torchgeo_anysensor.datasets import MultiSensorDataset, collate_sensors
@@ -28,7 +29,7 @@ from torchgeo_anysensor.models.pretrained import build_encoder, load_encoder
 from torchgeo_anysensor.samplers import AlignedPatchSampler
 from torchgeo_anysensor.tasks import CrossSensorContrastive
 from torchgeo_anysensor.tasks.base import spread_rows
-from torchgeo_anysensor.tasks.contrastive import _finest
+from torchgeo_anysensor.tasks.contrastive import _finest, _other
 from torchgeo_anysensor.tasks.places import axes_of_patches, places_of_tokens
 
 
@@ -109,6 +110,28 @@ def test_moments_of_another_version_are_named(tmp_path):
     with pytest.raises(ValueError, match=r'old.ckpt: its moments .* canonical=False'):
         load_encoder(tmp_path / 'old.ckpt')
     assert isinstance(load_encoder(tmp_path / 'old.ckpt', canonical=False), AnySensorViT)
+
+
+def test_another_sensor_sees_other_bands_at_other_wavelengths_aside(batch):
+    """Moments are of each sensor once more, as if it were one that was never met."""
+    (view,) = batch['sensors']['landsat_c2l2']
+    before = view['wavelength'].clone()
+    made = [_other(view, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert_close(made[0], made[1])
+    other = made[0]
+    count = other['wavelength'].shape[-1]
+    assert 0 < count < before.shape[-1]
+    apart = other['wavelength'][..., :, None] / view['wavelength'][..., None, :] - 1
+    assert (apart.abs().amin(dim=-1) > 0).all()
+    assert (apart.abs().amin(dim=-1) < 0.1).all()
+    pixels = [
+        [bool((x == y).all()) for y in view['image'].unbind(1)] for x in other['image'].unbind(1)
+    ]
+    assert [sum(row) for row in pixels] == [1] * count  # what is measured is not changed
+    aside = (other['dx'] - view['dx']) / view['res']
+    assert set(aside.tolist()) <= {-0.5, 0.0, 0.5}
+    assert aside.any()
+    assert_close(view['wavelength'], before)
 
 
 @pytest.mark.parametrize(

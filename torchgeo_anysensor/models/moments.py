@@ -117,7 +117,9 @@ class CrossSensorMoments(nn.Module):
     """Running mean and covariances of features, between places and between sensors at a place.
 
     They are those of :attr:`features`, random functions included. For each batch, first
-    :meth:`settle`, then :meth:`update` with what :attr:`features` makes of it.
+    :meth:`settle`, then :meth:`update` with what :attr:`features` makes of it. Places are compared
+    within a batch alone, of which there should be several: the mean of a batch moves with the weights
+    of an encoder in training, and so differs from the last one's by what no place is responsible for.
     """
 
     plain_total: Tensor
@@ -164,7 +166,7 @@ class CrossSensorMoments(nn.Module):
             within: The same of the sensors around the mean of their place.
         """
         weight, centre = self._weight, self.features.centre.double()
-        _follow(self.plain_total, total, mean - centre, weight)
+        self.plain_total.lerp_(total.double(), weight)
         self.plain_within.lerp_(within.double(), weight)
         self.features.settle(
             mean=centre.lerp(mean.double(), weight),
@@ -183,16 +185,9 @@ class CrossSensorMoments(nn.Module):
         """
         weight = self._weight
         self.updates += 1
-        _follow(self.total, total, mean - self.mean, weight)
+        self.total.lerp_(total, weight)
         self.within.lerp_(within, weight)
         self.mean.lerp_(mean, weight)
-
-
-def _follow(known: Tensor, batch: Tensor, apart: Tensor, weight: float) -> None:
-    """Take the covariance of a batch into a running one, whose mean is *apart* from the batch's."""
-    apart = apart.to(known.dtype)  # the means of batches vary too
-    known.lerp_(batch.to(known.dtype), weight)
-    known.add_(weight * (1 - weight) * torch.outer(apart, apart))
 
 
 class EncoderMoments(nn.Module):

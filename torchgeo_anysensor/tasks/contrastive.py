@@ -36,6 +36,8 @@ Level = Literal['patch', 'token']
 _OBSERVED = 4
 #: Of such a batch: share of the bands that a further look goes without, and weight of that look.
 _FEWER, _OTHER_WEIGHT = 0.2, 0.05
+#: Deviations of the logarithms of the wavelengths and bandwidths that this look is told.
+_ELSEWHERE, _WIDER = 0.02, 0.3
 
 
 class CrossSensorContrastive(EncoderPretraining):
@@ -225,8 +227,8 @@ class CrossSensorContrastive(EncoderPretraining):
     def _observe(self, batch: MultiSensorSample, present: Mapping[str, Tensor]) -> None:
         """Take what some batches look like into the moments: of whole views, in float32.
 
-        Sensors that were never met have other bands and pixels elsewhere. So a small part of the
-        moments is of each sensor twice, once as if it were another one.
+        Sensors that were never met have other bands, at other wavelengths, and pixels elsewhere. So a
+        small part of the moments is of each sensor twice, once as if it were another one.
         """
         self._steps += 1
         if self._steps % _OBSERVED:
@@ -311,13 +313,24 @@ def _of_others(batch: MultiSensorSample, *, seed: int) -> MultiSensorSample:
 
 
 def _other(view: SensorSample, generator: torch.Generator) -> SensorSample:
-    """A view without some of its bands, at least one of which stays, and up to half a pixel aside."""
-    draw = torch.rand(view['image'].shape[1], generator=generator)
-    keep = (draw >= _FEWER) | (draw == draw.max())
+    """A view of other bands, and up to half a pixel aside.
+
+    Some bands are gone, at least one of which stays, and of the others other wavelengths and widths
+    are told: as far off as those of sensors that see nearly the same.
+    """
+    count = view['image'].shape[1]
+    draw = torch.rand(count, generator=generator)
+    fewer = take_bands(view, (draw >= _FEWER) | (draw == draw.max()))
+    off = torch.randn(2, fewer['image'].shape[1], generator=generator).to(view['dx'].device)
     aside = torch.randint(-1, 2, (2, len(view['image'])), generator=generator) / 2
     dx, dy = (aside.to(view['dx'].device) * view['res']).to(view['dx'].dtype)
-    moved = {**take_bands(view, keep), 'dx': view['dx'] + dx, 'dy': view['dy'] + dy}
-    return cast(SensorSample, moved)
+    told = {
+        'wavelength': fewer['wavelength'] * (_ELSEWHERE * off[0]).exp(),
+        'bandwidth': fewer['bandwidth'] * (_WIDER * off[1]).exp(),
+        'dx': view['dx'] + dx,
+        'dy': view['dy'] + dy,
+    }
+    return cast(SensorSample, {**fewer, **told})
 
 
 def _take_in(
