@@ -24,12 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from torchgeo_anysensor.models import BandCode, FourierBandCode, NanometreBandCode, PointBandCode
-from torchgeo_anysensor.models.interpolation import (
-    ANCHORS_UM,
-    SpectralJoin,
-    interpolate,
-    interpolation_weights,
-)
+from torchgeo_anysensor.models.interpolation import ANCHORS_UM, SpectralJoin, interpolate
 from torchgeo_anysensor.models.spectral import FiLM, SpectralAttention
 from torchgeo_anysensor.simulate.spectra import WAVELENGTH_UM, Leaf, canopy, leaf_albedo, soil
 
@@ -170,8 +165,8 @@ class Interpolation(nn.Module):
     def forward(self, x: Tensor, code: Tensor, bands: Bands) -> Tensor:
         """Join ``x`` ``(n, C)`` to ``(n, DIM)``."""
         seen = torch.ones(len(x), 1, x.shape[1], dtype=torch.bool)
-        weights = interpolation_weights(bands.center, bands.width)
-        joined: Tensor = self.linear(interpolate(x[:, None, :, None], seen, weights).flatten(1))
+        shown = interpolate(x[:, None, :, None], seen, bands.center)
+        joined: Tensor = self.linear(shown.flatten(1))
         return joined
 
 
@@ -189,8 +184,8 @@ class Both(nn.Module):
         """Join ``x`` ``(n, C)`` to ``(n, DIM)``."""
         plain = x[:, None, :, None]  # (n, 1, C, 1)
         seen = torch.ones(plain.shape[:3], dtype=torch.bool)
-        weights = interpolation_weights(bands.center, bands.width)
-        joined: Tensor = self.join(plain, self.film(plain * self.basis, code), seen, weights)
+        tokens = self.film(plain * self.basis, code)
+        joined: Tensor = self.join(plain, tokens, seen, bands.center)
         return joined[:, 0]
 
 

@@ -15,7 +15,7 @@ from .base import Features, SensorEncoder
 from .codes import AcquisitionCode, BandCode, Fact, known_facts
 from .detail import DetailBranch
 from .ground import Cells, cut_view
-from .interpolation import SpectralJoin, interpolation_weights
+from .interpolation import SpectralJoin, join_wavelengths
 from .spectral import FiLM, SpatialBasis, unit_range
 from .trunk import Trunk, cell_centres
 
@@ -73,24 +73,22 @@ class CellEncoder(nn.Module):
             code = code + self.acquisition(view['known']).unsqueeze(1)
         return code
 
-    def bands(self, view: CellView) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def bands(self, view: CellView) -> tuple[Tensor, Tensor, Tensor]:
         """Look at each band at each cell.
 
         Args:
             view: One view.
 
         Returns:
-            What the pixels show ``(B, N, C, d)``, band tokens of it ``(B, N, C, d)``, whether the
-            cell has data ``(B, N, C)`` bool, and the weights of the bands in the spectrum
-            ``(B, K, C)``.
+            What the pixels show ``(B, N, C, d)``, band tokens of it ``(B, N, C, d)``, and whether
+            the cell has data ``(B, N, C)`` bool.
         """
         # The kernels are linear: to divide what they give is less than to divide all pixels
         per_unit = 1 / unit_range(view['wavelength'])[1].squeeze(-1).unsqueeze(-3)  # ([B,] 1, C, 1)
         y = self.basis(view['pixels'], view['valid'])
         y = y * per_unit.to(y.dtype)
         seen = view['valid'].flatten(-2).any(dim=-1, keepdim=True).expand(y.shape[:-1])
-        weights = interpolation_weights(view['wavelength'], view['bandwidth'])
-        return y, self.film(y, self.codes(view)), seen, weights.expand(y.shape[0], -1, -1)
+        return y, self.film(y, self.codes(view)), seen
 
     def forward(
         self, views: Sequence[CellView], positions: Tensor
@@ -106,11 +104,10 @@ class CellEncoder(nn.Module):
             ``(B, N)`` bool.
         """
         looked = zip(*(self.bands(view) for view in views))
-        plain, tokens, seen, weights = (
-            x[0] if len(x) == 1 else torch.cat(x, dim=2) for x in looked
-        )
+        plain, tokens, seen = (x[0] if len(x) == 1 else torch.cat(x, dim=2) for x in looked)
+        wavelength = join_wavelengths([view['wavelength'] for view in views], seen.shape[0])
         valid = seen.any(dim=-1)
-        x, pooled = self.trunk(self.spectral(plain, tokens, seen, weights), valid, positions)
+        x, pooled = self.trunk(self.spectral(plain, tokens, seen, wavelength), valid, positions)
         return x, pooled, valid
 
 
@@ -214,9 +211,8 @@ class AnySensorViT(SensorEncoder):
             for view, (centre, spread) in zip(views, ranges)
         ]
         codes = [self.cells.codes(_cell_view(*pair)) for pair in zip(cells, views)]
-        weights = [interpolation_weights(view['wavelength'], view['bandwidth']) for view in views]
         rows, cols = cells[0].grid
-        found = self.fine(list(zip(cells, codes, weights)))
+        found = self.fine(list(zip(cells, codes, [view['wavelength'] for view in views])))
         return rearrange(found, 'b (h w) e -> b e h w', h=rows, w=cols)
 
     def detail_parts(self) -> list[nn.Module]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .ground import Cells
-from .interpolation import SpectralJoin
+from .interpolation import SpectralJoin, join_wavelengths
 from .spectral import FiLM
 
 
@@ -41,20 +41,20 @@ class DetailBranch(nn.Module):
 
         Args:
             views: Fine cells of each view, the codes of its bands ``(C, code_dim)`` or
-                ``(B, C, code_dim)``, and their weights in the spectrum ``(K, C)`` or ``(B, K, C)``.
+                ``(B, C, code_dim)``, and their wavelengths ``(C,)`` or ``(B, C)`` in micrometres.
 
         Returns:
             ``(B, M, E)``; a learned vector where no view has data.
         """
-        means, tokens, seen, weights = [], [], [], []
-        for cells, code, weight in views:
+        means, tokens, seen = [], [], []
+        for cells, code, _ in views:
             count = cells.valid.sum(dim=(-2, -1)).clamp(min=1).unsqueeze(-1)  # (B, M, 1)
             mean = cells.pixels.sum(dim=(-2, -1)).div(count).unsqueeze(-1)  # (B, M, C, 1)
             means.append(mean)
             tokens.append(self.film(mean * self.scale, code))  # (B, M, C, E)
             seen.append(cells.seen[..., None].expand(mean.shape[:-1]))
-            weights.append(weight.expand(len(mean), -1, -1))
+        wavelength = join_wavelengths([wave for *_, wave in views], means[0].shape[0])
         joined: Tensor = self.spectral(
-            *(torch.cat(x, dim=2) for x in (means, tokens, seen, weights))
+            *(torch.cat(x, dim=2) for x in (means, tokens, seen)), wavelength
         )
         return joined

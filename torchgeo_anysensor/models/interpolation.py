@@ -6,6 +6,8 @@
 Letters as in :mod:`torchgeo_anysensor.types`, and ``K`` anchors, ``d`` features of a band.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from .spectral import SpectralAttention
 
 #: Wavelengths in micrometres at which spectra are seen, the last two thermal.
 ANCHORS_UM = (
-    *(0.491, 0.547, 0.610, 0.670, 0.758, 0.846, 0.943, 1.05, 1.24, 1.63, 2.02, 2.25),
+    *(0.491, 0.547, 0.610, 0.670, 0.790, 0.846, 0.943, 1.05, 1.24, 1.63, 2.02, 2.25),
     *(10.9, 12.0),
 )
 #: Where spectra of land jump, in micrometres, within which width, and for how much of ln(wavelength)
@@ -22,34 +24,53 @@ ANCHORS_UM = (
 EDGES_UM = ((0.725, 0.012, 1.0), (1.40, 0.03, 0.5), (1.90, 0.03, 0.5))
 #: Here the atmosphere's water lets no light of the ground through: bands for cirrus clouds.
 OPAQUE_UM = ((1.33, 1.47), (1.79, 1.97))
-#: Distance in ln(wavelength) within which a band counts in full.
-_REACH = 0.05
+#: Distances in ln(wavelength): within the first, bands count alike; beyond the second, one farther
+#: away by as much counts a third of the nearer one.
+_REACH, _FALL = 0.02, 0.1
 
 
-def interpolation_weights(wavelength: Tensor, bandwidth: Tensor) -> Tensor:
-    """Weigh bands by how near they are to each anchor.
+def interpolation_weights(wavelength: Tensor, seen: Tensor) -> Tensor:
+    """Weigh the bands that a cell has so that their sum is the spectrum at each anchor.
 
-    The weight falls with the fourth power of the distance in ``ln(wavelength)`` (inverse distance
-    weighting, Shepard 1968, doi:10.1145/800186.810616) beyond the width of the band and a least
-    reach. Across an edge at which spectra of land jump the distance is longer: what lies there is seen
-    by the bands on its own side, for any sensor alike. Reflectance does not help where temperature is asked for, nor the reverse, and bands in
-    which the atmosphere is opaque help nowhere.
+    From the bands next below an anchor to those next above the spectrum is taken for a straight line in
+    ``ln(wavelength)``, and beyond the outermost band it stays as it is. So a spectrum that is straight
+    looks the same through any bands. Bands of about one distance, as those of an imaging spectrometer,
+    are averaged. Across an edge at which spectra of land jump the distance is longer: what lies there
+    is seen by the bands on its own side, for any sensor alike. Reflectance does not help where
+    temperature is asked for, nor the reverse, and bands in which the atmosphere is opaque help nowhere.
 
     Args:
-        wavelength: ``(..., C)`` in micrometres.
-        bandwidth: ``(..., C)`` full widths at half maximum in micrometres.
+        wavelength: ``(C,)`` or ``(B, C)`` in micrometres.
+        seen: ``(B, N, C)`` bool, where a band has data.
 
     Returns:
-        ``(..., K, C)`` float32 from 0 to 1, of any sum.
+        ``(B, N, K, C)`` float32 of sum 1 over the bands, or 0 where none helps.
     """
     anchors = torch.tensor(ANCHORS_UM, device=wavelength.device)[:, None]
-    wave, width = wavelength.float().unsqueeze(-2), bandwidth.float().unsqueeze(-2)
-    reach = _REACH**2 + (width / (2.355 * wave)) ** 2  # d ln(x) = dx / x
-    weight = (1 + (_along(wave) - _along(anchors)) ** 2 / reach) ** -2
-    opaque = torch.zeros_like(wave, dtype=torch.bool)
+    wave = wavelength.float().unsqueeze(-2)
+    helps = is_thermal(wave) == is_thermal(anchors)
     for low, high in OPAQUE_UM:
-        opaque = opaque | ((wave > low) & (wave < high))
-    return weight * ((is_thermal(wave) == is_thermal(anchors)) & ~opaque)
+        helps = helps & ~((wave > low) & (wave < high))
+    apart = _along(wave) - _along(anchors)  # ([B,] K, C)
+    near = (1 + (apart / _REACH) ** 2) ** -4 * torch.exp(-apart.abs() / _FALL) * helps
+    there = seen.float()
+    with torch.autocast(wave.device.type, enabled=False):
+        below, under = _side(near * (apart <= 0), apart, there)
+        above, over = _side(near * (apart >= 0), apart, there)
+        share = under / (under + over).clamp(min=1e-9)  # of the bands above
+        share = torch.where(below.any(dim=-1), share, 1.0).unsqueeze(-1)
+        share = torch.where(above.any(dim=-1, keepdim=True), share, 0.0)
+        return torch.lerp(below, above, share)
+
+
+def _side(near: Tensor, apart: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights ``(B, N, K, C)`` of the bands on one side of an anchor, and how far away they are.
+
+    The weights have the sum 1, or 0 where no band is there.
+    """
+    weight = near.unsqueeze(-3) * there.unsqueeze(-2)
+    weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-37)
+    return weight, (weight * apart.abs().unsqueeze(-3)).sum(dim=-1)
 
 
 def _along(wavelength: Tensor) -> Tensor:
@@ -60,20 +81,25 @@ def _along(wavelength: Tensor) -> Tensor:
     return place
 
 
-def interpolate(x: Tensor, seen: Tensor, weights: Tensor) -> Tensor:
+def join_wavelengths(wavelengths: Sequence[Tensor], batch: int) -> Tensor:
+    """Wavelengths ``(C,)`` or ``(B, C)`` of views, of all their bands, ``(C,)`` if samples are alike."""
+    if any(wave.ndim > 1 for wave in wavelengths):
+        wavelengths = [wave.expand(batch, -1) for wave in wavelengths]
+    return torch.cat([*wavelengths], dim=-1)
+
+
+def interpolate(x: Tensor, seen: Tensor, wavelength: Tensor) -> Tensor:
     """See what bands show at the anchors.
 
     Args:
         x: ``(B, N, C, d)``, 0 where not *seen*.
         seen: ``(B, N, C)`` bool.
-        weights: ``(K, C)`` or ``(B, K, C)``; see :func:`interpolation_weights`.
+        wavelength: ``(C,)`` or ``(B, C)`` in micrometres.
 
     Returns:
         ``(B, N, K, d)`` weighted means of the bands that were seen; 0 where none counts.
     """
-    weights = weights.unsqueeze(-3).to(x.dtype)  # ([B,] 1, K, C)
-    total = (seen.to(x.dtype).unsqueeze(-2) @ weights.mT).mT  # (B, N, K, 1)
-    return weights @ x / total.clamp(min=1e-6)
+    return interpolation_weights(wavelength, seen).to(x.dtype) @ x
 
 
 class SpectralJoin(nn.Module):
@@ -105,7 +131,7 @@ class SpectralJoin(nn.Module):
         for parameter in self.attention.mix[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, plain: Tensor, bands: Tensor, seen: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, plain: Tensor, bands: Tensor, seen: Tensor, wavelength: Tensor) -> Tensor:
         """Join bands.
 
         Args:
@@ -113,10 +139,10 @@ class SpectralJoin(nn.Module):
                 known of the band.
             bands: ``(B, N, C, dim)`` band tokens.
             seen: ``(B, N, C)`` bool.
-            weights: As for :func:`interpolate`.
+            wavelength: ``(C,)`` or ``(B, C)`` in micrometres.
 
         Returns:
             ``(B, N, D)``; a learned vector where no band has data.
         """
-        spectrum: Tensor = self.spectrum(interpolate(plain, seen, weights).flatten(-2))
+        spectrum: Tensor = self.spectrum(interpolate(plain, seen, wavelength).flatten(-2))
         return spectrum + self.attention(bands, seen)
