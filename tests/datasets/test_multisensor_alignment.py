@@ -257,6 +257,27 @@ def test_patch_is_read_in_the_zone_of_its_reference(two_zones, code):
     assert abs(y - true_y).max() < 1
 
 
+def test_zone_of_the_other_hemisphere_keeps_its_pixels(world, code):
+    """South of the equator some deliver the northern zone: the ground is 10,000 km away, no more."""
+    world.sentinel2_l2a(bands=MINE, size=1200)
+    south = 10_000_000
+    grid = code.grid(code.left - 95, code.top + south + 85, 30, (50, 50), epsg=code.epsg + 100)
+    xs, ys = code.centres(grid)
+    folder = world.root / 'HLS'
+    for place, band in ((1, 'B02'), (2, 'B03')):
+        dn = code.encode(place, xs, ys - south).astype('int16')
+        code.write(folder / f'HLS.S30.T32TUJ.2020166T101559.v2.0.{band}.tif', dn, grid)
+    hls = HLSS30(folder, bands=['B02', 'B03'], calibrate=False, qa=False)
+    s2 = Sentinel2L2A(world.root, bands=['B02', 'B03'], calibrate=False)
+    left, top = code.left + 300, code.top - 300
+    view = MultiSensorDataset({'s2': s2, 'hls': hls})[left : left + 600, top - 600 : top][
+        'sensors'
+    ]['hls'][0]
+    assert (float(view['dx']), float(view['dy'])) == (-5, -5)
+    for found, true in zip(told(code, hls, view), should(view, left, top)):
+        assert np.array_equal(found, true)
+
+
 def hls_top(view):
     """North edge of a view, in the CRS it was read in."""
     return float(view['transform'][5])

@@ -78,6 +78,32 @@ def move_points(
     return _transformer(source, target).transform(x, y)
 
 
+def shift_between(
+    bounds: tuple[float, float, float, float], source: str, target: str
+) -> tuple[float, float] | None:
+    """How far east and north a rectangle moves from one CRS to another, to the millimetre.
+
+    South of the equator one ground has two UTM zones, for which some deliver it in the northern one:
+    they differ by 10,000 km and nothing else.
+
+    Args:
+        bounds: West, south, east and north edge in *source*.
+        source: CRS in metres, as text.
+        target: CRS, as text.
+
+    Returns:
+        Metres, or None if the rectangle is not moved as a whole.
+    """
+    west, south, east, north = bounds
+    x, y = np.array([west, east, west, east]), np.array([south, south, north, north])
+    east_by, north_by = (
+        new - old for new, old in zip(move_points(x, y, source, target), (x, y), strict=True)
+    )
+    if not np.isfinite(east_by + north_by).all() or max(np.ptp(east_by), np.ptp(north_by)) > 1e-3:
+        return None
+    return round(float(east_by[0]), 3), round(float(north_by[0]), 3)
+
+
 def project(geometry: Any, source: str, target: str) -> Any:
     """Geometry, or an array of them, in another CRS; lines are made of many points before.
 

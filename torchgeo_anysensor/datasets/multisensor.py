@@ -16,7 +16,7 @@ from pyproj import CRS as PROJ_CRS
 from torchgeo.datasets.utils import GeoSlice
 
 from ..types import MultiSensorSample, SensorSample
-from .geometry import METRES_PER_DEGREE, Lattice, crs_text, in_metres, raster_crs
+from .geometry import METRES_PER_DEGREE, Lattice, crs_text, in_metres, raster_crs, shift_between
 from .grid import Grid
 from .index import build_index
 from .labels import LabelDataset
@@ -312,12 +312,19 @@ def _common_multiple(sizes: Sequence[float]) -> float:
 def _view(
     member: SensorDataset, path: str, grid: Grid, width: float, height: float
 ) -> SensorSample:
-    """One acquisition on its own pixels, or warped to *grid* if it is in another CRS."""
-    crs = raster_crs(member.acquisitions[path].crs)
+    """One acquisition on its own pixels, or warped to *grid* if it is in another CRS.
+
+    A CRS that is moved as a whole is no other one: see :func:`shift_between`.
+    """
+    own = member.acquisitions[path].crs
+    crs, shift = raster_crs(own), (0.0, 0.0)
     if crs is not grid.crs and crs != grid.crs:
-        return member.view(path, grid)
+        moved = shift_between(grid.bounds, crs_text(grid.crs.to_string()), own)
+        if moved is None:
+            return member.view(path, grid)
+        shift = moved
     native, dx, dy = member.native_grid(
-        path, left=grid.left, top=grid.top, width=width, height=height
+        path, left=grid.left + shift[0], top=grid.top + shift[1], width=width, height=height
     )
     return member.view(path, native, dx=dx, dy=dy)
 
