@@ -82,6 +82,13 @@ def test_nodata_is_the_tag_unless_it_is_given(tmp_path, field, code):
     assert torch.equal(LabelRaster(tagged).mask(grid) == 255, plain == 6)
 
 
+def test_what_is_no_number_is_no_label(tmp_path, code):
+    grid = code.grid(code.left, code.top, 25, (2, 2))
+    data = np.array([[1, np.nan], [2, 3]], 'float32')
+    path = code.write(tmp_path / 'float.tif', data, grid, nodata=np.nan)
+    assert LabelRaster(path).mask(grid).tolist() == [[1, 255], [2, 3]]
+
+
 def test_band_of_the_file_can_be_chosen(tmp_path, code):
     grid = code.grid(code.left, code.top, 25, (4, 4))
     path = code.write(
@@ -172,6 +179,23 @@ def test_pixel_has_the_class_of_the_polygon_at_its_centre(squares, code, by, eps
     for row in range(10):
         assert mask[row].tolist() == EXPECTED
     assert (mask[10:] == 255).all()
+
+
+def test_long_edges_follow_the_ground(tmp_path, code):
+    """A straight line in degrees is none in metres: its ends alone do not tell where it runs."""
+    (lon, _), (lat, north) = warp_points(
+        rasterio.CRS.from_epsg(code.epsg),
+        rasterio.CRS.from_epsg(4326),
+        [code.left, code.left],
+        [code.top, code.top + 1000],
+    )
+    field = shapely.box(lon - 1, lat, lon + 1, north + 1)
+    path = tmp_path / 'long.gpkg'
+    gpd.GeoDataFrame({'kind': ['field']}, geometry=[field], crs='EPSG:4326').to_file(path)
+    labels = LabelVector(path, classes={'field': 1}, attribute='kind')
+    mask = labels.mask(code.grid(code.left - 50, code.top + 50, 10, (10, 10)))
+    assert (mask[:4] == 1).all()
+    assert (mask[6:] == 255).all()
 
 
 def test_background_is_a_class_if_it_is_given(squares, code):

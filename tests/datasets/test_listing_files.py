@@ -77,6 +77,29 @@ def test_patterns_find_what_the_shell_finds(tmp_path, paths):
     assert len(find(paths.format(tmp_path)).files) == count
 
 
+def test_what_is_not_there_is_told(tmp_path):
+    (file,) = touch(tmp_path / 'a.tif')
+    typo, pattern = str(tmp_path / 'typo'), str(tmp_path / 'typo/*.tif')
+    found = find([file, typo, pattern])
+    assert found.files == [file]
+    assert found.broken == dict.fromkeys([typo, pattern], 'no such file or folder')
+
+
+def test_folder_that_one_may_not_read_is_told(tmp_path, monkeypatch):
+    touch(tmp_path / 'a.tif', tmp_path / 'secret/b.tif')
+    scan = os.scandir
+
+    def guarded(folder):
+        if str(folder).endswith('secret'):
+            raise PermissionError(13, 'Permission denied')
+        return scan(folder)
+
+    monkeypatch.setattr(os, 'scandir', guarded)
+    found = find(tmp_path)
+    assert [os.path.basename(file) for file in found.files] == ['a.tif']
+    assert found.broken == {str(tmp_path / 'secret'): 'cannot be read (Permission denied)'}
+
+
 def test_file_is_taken_by_its_name_even_if_it_is_given_itself(tmp_path):
     (path,) = touch(tmp_path / 'notes.txt')
     assert find(path).files == []

@@ -378,6 +378,14 @@ def test_earliest_valid_pixel_wins(world):
     assert (image.flatten()[1:] != 1).all()
 
 
+def test_time_is_that_of_the_first_with_a_pixel(world):
+    world.hls(time='2020166T101559', size=120, edit={'Fmask': lambda data: data.fill(2)})
+    world.hls(time='2020176T101559', size=120)
+    sample = (dataset := HLSS30(world.root))[dataset.bounds]
+    assert sample['valid'].all()
+    assert float(sample['t']) == np.datetime64('2020-06-24T10:15:59').astype(float)
+
+
 def test_neighbour_that_shares_an_edge_is_no_answer(world, code):
     world.hls(tile='T32TPQ', time='2020176T101559', size=120)
     world.hls(tile='T32TQQ', time='2020166T101559', size=120, left=code.left + 120)

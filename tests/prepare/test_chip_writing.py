@@ -5,6 +5,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import tarfile
 from collections import Counter
@@ -18,6 +19,7 @@ from safetensors.torch import load
 
 from torchgeo_anysensor.datamodules import MultiSensorDataModule
 from torchgeo_anysensor.datasets import (
+    HLSS30,
     ChippedDataset,
     LandsatC2L1,
     LandsatC2L2,
@@ -179,6 +181,32 @@ def test_resume_with_another_config_is_refused(chips, scenes_of_chips):
     other = MultiSensorDataModule(scenes_of_chips.scenes, size=240, split=BlockSplit(300, seed=1))
     with pytest.raises(ValueError, match='other patches'):
         write_chips(other, chips, chips_per_shard=4)
+
+
+def test_manifest_that_was_cut_off_is_written_again(chips, scenes_of_chips, tmp_path):
+    new = tmp_path / 'new'
+    shutil.copytree(chips, new)
+    (new / 'train-00000.json').write_text('')
+    with pytest.raises(ValueError, match=r'is damaged.*again'):
+        ChippedDataset(new)
+    assert write_chips(scenes_of_chips, new, chips_per_shard=4).written == 1
+    assert files(new) == files(chips)
+
+
+def test_resume_with_other_files_is_refused(world, tmp_path):
+    """The patches are the same, but another acquisition may answer."""
+    world.hls(time='2020166T101559', size=480)
+    world.sentinel2_l2a(time='20200610T101559', size=480)
+
+    def scenes():
+        sensors = {'hls': HLSS30(world.root, bands=['B04']), 's2': Sentinel2L2A(world.root)}
+        dataset = MultiSensorDataset(sensors, tolerance=9)
+        return MultiSensorDataModule(dataset, size=120, split=BlockSplit(240))
+
+    write_chips(scenes(), tmp_path / 'chips', shard=(1, 2), chips_per_shard=2)
+    world.sentinel2_l2a(time='20200613T101559', size=480)
+    with pytest.raises(ValueError, match='Files were added'):
+        write_chips(scenes(), tmp_path / 'chips', shard=(2, 2), chips_per_shard=2)
 
 
 @pytest.mark.parametrize('shard', [(0, 2), (3, 2)])

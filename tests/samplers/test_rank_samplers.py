@@ -103,7 +103,7 @@ def test_loader_goes_on_with_what_was_not_handed_out(workers, stop):
     first = loader()
     begun = [batch.tolist() for batch in itertools.islice(first, stop)]
     state = first.state_dict()
-    assert state == {'epoch': 2, 'batches': stop}
+    assert (state['epoch'], state['batches']) == (2, stop)
     again = loader()
     again.load_state_dict(state)
     assert len(again) == 4
@@ -178,6 +178,17 @@ def test_loader_goes_on_within_a_buffer(workers, stop):
     again.load_state_dict(first.state_dict())
     assert begun + numbers_of(again) == (whole if stop < 12 else whole + whole)
     assert numbers_of(again) == whole
+
+
+@pytest.mark.parametrize('options', [{'buffer': 2}, {'ranks': 2}])
+def test_epoch_does_not_go_on_with_other_batches(options):
+    begun = mixed_loader()
+    numbers_of(itertools.islice(begun, 2))
+    (name,) = options
+    with pytest.raises(ValueError, match=f'middle of an epoch with .*{name}.*=2: .*written with'):
+        mixed_loader(**options).load_state_dict(begun.state_dict())
+    numbers_of(begun)
+    mixed_loader(**options).load_state_dict(begun.state_dict())  # a new epoch may have others
 
 
 def test_empty_buffer_is_refused():

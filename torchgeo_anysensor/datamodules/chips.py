@@ -17,6 +17,7 @@ from ..datasets import ChippedDataset
 from ..datasets.chip_format import PackedBatch
 from ..datasets.plot import draw_views
 from ..samplers import ChipSampler
+from ..samplers.ranks import check_same
 from ..types import MultiSensorSample
 
 Transform = Callable[[MultiSensorSample], MultiSensorSample]
@@ -67,13 +68,7 @@ class ChipLoader(DataLoader[Any]):
         Raises:
             ValueError: If batches were of another size, or of other ranks.
         """
-        own = self.state_dict()
-        for key in ('batch_size', 'ranks'):
-            if state[key] != own[key]:
-                raise ValueError(
-                    f'cannot resume in the middle of an epoch with {key}={own[key]}: the checkpoint '
-                    f'was written with {key}={state[key]}'
-                )
+        check_same(self.state_dict(), state, ('batch_size', 'ranks'))
         self.sampler.set_epoch(state['epoch'])
         self._resumed = dict(state)
 

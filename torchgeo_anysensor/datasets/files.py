@@ -57,7 +57,7 @@ def list_files(
     broken: dict[str, str] = {}
     for root in as_list(paths):
         try:
-            candidates = _walk(root)
+            candidates = _walk(root, broken)
         except _UNREADABLE as error:  # a GDAL path into an archive
             broken[root] = f'not a readable archive ({error})'
             continue
@@ -77,8 +77,8 @@ def list_files(
     return Listing(sorted(found), broken)
 
 
-def _walk(root: str) -> Iterable[str]:
-    """All files under a folder, or the one file, or what a pattern matches."""
+def _walk(root: str, broken: dict[str, str]) -> Iterable[str]:
+    """All files under a folder, or the one file, or what a pattern matches; tells what is not there."""
     match = _ARCHIVE.match(root)
     if match:
         inside = (match['member'] or '').rstrip('/')
@@ -86,17 +86,21 @@ def _walk(root: str) -> Iterable[str]:
         prefix = f'{root.rstrip("/")}/' if inside else root
         return [file for file in files if file == root or file.startswith(prefix)]
     if os.path.isdir(root):
-        return _walk_folder(root)
+        return _walk_folder(root, broken)
     if os.path.exists(root) or root.startswith('/vsi'):
         return [root]
     found = sorted(glob.iglob(root, recursive=True))
+    if not found:
+        broken[root] = 'no such file or folder'
     return [
-        file for path in found for file in (_walk_folder(path) if os.path.isdir(path) else [path])
+        file
+        for path in found
+        for file in (_walk_folder(path, broken) if os.path.isdir(path) else [path])
     ]
 
 
-def _walk_folder(root: str) -> Iterator[str]:
-    """All files under a folder that can be looked into; where links make a circle, each once."""
+def _walk_folder(root: str, broken: dict[str, str]) -> Iterator[str]:
+    """All files under a folder; where links make a circle, each once. Tells what cannot be read."""
     seen: set[tuple[int, int]] = set()
     folders = [root]
     while folders:
@@ -105,7 +109,8 @@ def _walk_folder(root: str) -> Iterator[str]:
             status = os.stat(folder)
             with os.scandir(folder) as found:
                 entries = sorted(found, key=operator.attrgetter('name'), reverse=True)
-        except OSError:
+        except OSError as error:
+            broken[folder] = f'cannot be read ({error.strerror})'
             continue
         if (status.st_dev, status.st_ino) in seen:
             continue

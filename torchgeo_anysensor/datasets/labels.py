@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import fiona
-import fiona.transform
 import numpy as np
 import pandas as pd
 import shapely
@@ -25,7 +24,7 @@ from torchgeo.datasets.utils import GeoSlice, Path
 
 from ..types import IGNORE_INDEX
 from .collate import concat_views
-from .geometry import crs_text
+from .geometry import crs_text, project
 from .grid import Grid
 from .handles import open_raster
 from .index import Acquisition, Tile, build_index, complain
@@ -139,9 +138,11 @@ class LabelRaster(LabelDataset):
             data, inside = read(
                 path, grid, indexes=[self.band], nodata=nodata, resampling=Resampling.nearest
             )
-            labelled = inside if nodata is None else inside & (data[0] != nodata)
-            empty = mask == self.ignore_index
-            mask = np.where(empty & labelled, self._to_class(data[0]), mask)
+            labelled = inside & np.isfinite(data[0])
+            if nodata is not None:
+                labelled &= data[0] != nodata
+            wanted = labelled & (mask == self.ignore_index)
+            mask[wanted] = self._to_class(data[0][wanted])
         return torch.from_numpy(mask)
 
     def _to_class(self, codes: NDArray) -> NDArray[np.int64]:
@@ -231,7 +232,7 @@ class LabelVector(LabelDataset):
                     raise ValueError(
                         f'{path}, layer {layer}: no field {self.attribute!r}; it has {known}'
                     )
-                crs = features.crs.to_wkt()
+                crs = crs_text(features.crs.to_wkt())
                 for feature in features:
                     key = str(feature.properties[self.attribute]) if self.attribute else layer
                     if key in self.classes and feature.geometry is not None:
@@ -240,10 +241,10 @@ class LabelVector(LabelDataset):
 
     def _in_crs(self, crs: CRS) -> Sequence[tuple[shapely.Geometry, int]]:
         """Polygons and classes in a CRS, kept for the next call."""
-        key = crs.to_wkt()
+        key = crs_text(crs.to_wkt())
         if key not in self._shapes:
             self._shapes[key] = [
-                (shapely.geometry.shape(_to_crs(geometry, source, key)), label)
+                (project(shapely.geometry.shape(geometry), source, key), label)
                 for geometry, source, label in self._sources
             ]
         return self._shapes[key]
@@ -261,10 +262,3 @@ class LabelVector(LabelDataset):
 def _always(tile: Tile) -> None:
     """Labels hold at any time."""
     tile.start, tile.stop = pd.Timestamp.min, pd.Timestamp.max
-
-
-def _to_crs(geometry: dict[str, Any], source: str, target: str) -> dict[str, Any]:
-    """Geometry in another CRS."""
-    if CRS.from_wkt(source) == CRS.from_wkt(target):
-        return geometry
-    return dict(fiona.transform.transform_geom(source, target, geometry))

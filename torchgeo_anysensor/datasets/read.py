@@ -59,7 +59,7 @@ def read_bands(
             data = _decode(part, Window(*found.window)).astype(np.float32, copy=False)
             image[part.rows], own = found.bilinear(data, _bad(data, missing))
         else:
-            image[part.rows], own = _read_each(part, grid, nodata, missing)
+            image[part.rows], own = _read_each(part, grid, nodata, saturated)
         valid &= own
     return image, valid
 
@@ -91,16 +91,21 @@ def _decode(part: Layers, window: Window) -> NDArray:
 
 
 def _read_each(
-    part: Layers, grid: Grid, nodata: float | None, missing: Sequence[float]
+    part: Layers, grid: Grid, nodata: float | None, saturated: float | None
 ) -> tuple[NDArray, NDArray[np.bool_]]:
     """File by file, the slower way."""
     images, valid = [], np.ones((grid.height, grid.width), dtype=bool)
+    missing = [value for value in (nodata, saturated) if value is not None]
+    mixed = part.grid is None or _repeats(part.grid, grid) is None
     for path, own in itertools.groupby(part.places, key=operator.itemgetter(0)):
         indexes = [index for _, index in own]
         data, inside = read(
             path, grid, indexes=indexes, nodata=nodata, resampling=Resampling.bilinear
         )
         valid &= inside & has_data(data, missing)
+        if mixed and saturated is not None:  # in a mean it can no longer be told
+            most, _ = read(path, grid, indexes=indexes, nodata=nodata, resampling=Resampling.max)
+            valid &= has_data(most, [saturated])
         images.append(data)
     return np.concatenate(images), valid
 

@@ -160,7 +160,7 @@ def read_warped(
     if not inside.any():
         return np.zeros(shape, dtype=src.dtypes[indexes[0] - 1]), inside
     xscale, yscale = _scale(src, grid)
-    if resampling != Resampling.nearest and max(xscale, yscale) < 1 / 1.5:
+    if resampling == Resampling.bilinear and max(xscale, yscale) < 1 / 1.5:
         resampling = Resampling.average
     with WarpedVRT(
         src,

@@ -181,7 +181,9 @@ class SensorDataset(Catalog):
         for path in rest:
             if sample['valid'].all():
                 break
-            sample = merge_views([sample, dict(self.view(path, grid))])
+            more: dict[str, Any] = dict(self.view(path, grid))
+            # Time and bands are those of the first that has a pixel
+            sample = merge_views([sample, more]) if sample['valid'].any() else more
         return sample
 
     def view(self, path: str, grid: Grid, *, dx: float = 0.0, dy: float = 0.0) -> SensorSample:

@@ -155,7 +155,7 @@ def _write_manifest(
         'version': VERSION,
         'sensors': list(scenes.datasets),
         'splits': splits,
-        'patches': _digest(one.queries for one in shards),
+        'patches': _digest(scenes, [one.queries for one in shards]),
         'shards': {one.name: {'split': one.split, 'chips': len(one.queries)} for one in shards},
         'config': json.loads(json.dumps(config)),
     }
@@ -179,12 +179,21 @@ def _write_manifest(
         )
 
 
-def _digest(queries: Iterable[Sequence[GeoSlice]]) -> str:
-    """A text that differs if any patch does."""
+def _digest(scenes: MultiSensorDataset, queries: Iterable[Sequence[GeoSlice]]) -> str:
+    """A text that differs if any patch does, or what may answer it."""
     digest = hashlib.sha256()
     for query in itertools.chain.from_iterable(queries):
         ends = [(s.start, s.stop) for s in cast(tuple[slice, slice, slice], query)]
         digest.update(repr(ends).encode())
+    for combination in scenes.lookup.combinations:
+        names = {
+            sensor: [
+                member.acquisitions[path].name
+                for member, path in zip(scenes.datasets[sensor], paths, strict=True)
+            ]
+            for sensor, paths in combination.items()
+        }
+        digest.update(repr(names).encode())
     return digest.hexdigest()
 
 
@@ -266,7 +275,12 @@ def _calibrations(member: SensorDataset, path: str) -> Iterator[Calibration]:
 def _is_written(out: Path, name: str) -> bool:
     """Whether a shard is there as its manifest says."""
     tar, own = out / f'{name}.tar', out / f'{name}.json'
-    return own.exists() and tar.exists() and tar.stat().st_size == read_json(own)['bytes']
+    if not (own.exists() and tar.exists()):
+        return False
+    try:
+        return bool(tar.stat().st_size == read_json(own)['bytes'])
+    except ValueError:  # a manifest that was cut off
+        return False
 
 
 def _write_shard(out: Path, shard: Shard, chips: Iterable[Written]) -> None:
@@ -295,7 +309,10 @@ def _write_shard(out: Path, shard: Shard, chips: Iterable[Written]) -> None:
 def _write_text(path: Path, text: str) -> None:
     """Write a small file as a whole."""
     part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
-    part.write_text(text, 'utf-8')
+    with part.open('w', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
 
 

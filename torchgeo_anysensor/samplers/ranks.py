@@ -168,13 +168,44 @@ class ResumableDataLoader(DataLoader):
 
     def state_dict(self) -> dict[str, int]:
         """Where the epoch stands."""
-        return {'epoch': self.sampler.epoch, 'batches': self._given}
+        return {
+            'epoch': self.sampler.epoch,
+            'batches': self._given,
+            'length': len(self),
+            'batch_size': self.sampler.batch_size,
+            'ranks': self.sampler.num_replicas,
+            'shuffle_buffer': self.shuffle_buffer,
+        }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on where an epoch stood.
 
         Args:
             state: What :meth:`state_dict` told.
+
+        Raises:
+            ValueError: If batches of this epoch are left, and batches or ranks are others now.
         """
-        left = state['batches'] < len(self)
+        left = state['batches'] < state.get('length', len(self))
+        if left:
+            check_same(self.state_dict(), state, ('batch_size', 'ranks', 'shuffle_buffer'))
         self._wanted = {state['epoch']: state['batches']} if left else {}
+
+
+def check_same(own: Mapping[str, int], state: Mapping[str, int], keys: Sequence[str]) -> None:
+    """Check that the rest of an epoch can be found.
+
+    Args:
+        own: State of a loader.
+        state: That of the one that began the epoch; what it does not tell is not checked.
+        keys: On which the order of samples depends.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    for key in keys:
+        if state.get(key, own[key]) != own[key]:
+            raise ValueError(
+                f'cannot resume in the middle of an epoch with {key}={own[key]}: the checkpoint '
+                f'was written with {key}={state[key]}'
+            )
