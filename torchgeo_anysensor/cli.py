@@ -17,8 +17,9 @@ from . import __version__, callbacks, datamodules, losses, tasks, transforms  # 
 from .callbacks import Efficiency
 from .main import write_scenes
 
-# See https://github.com/pangeo-data/cog-best-practices. What the user has set stays.
-_GDAL_DEFAULTS = {'GDAL_DISABLE_READDIR_ON_OPEN': 'EMPTY_DIR', 'VSI_CURL_CACHE_SIZE': '200000000'}
+# See https://github.com/pangeo-data/cog-best-practices; 'TRUE' still finds the nodata of sidecar files.
+# What the user has set stays.
+_GDAL_DEFAULTS = {'GDAL_DISABLE_READDIR_ON_OPEN': 'TRUE', 'VSI_CURL_CACHE_SIZE': '200000000'}
 
 _COMMANDS_HELP = """\
 Besides fit, validate, test and predict:

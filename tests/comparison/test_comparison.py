@@ -44,7 +44,7 @@ from torchgeo_anysensor.datasets import (
     Sentinel2L2A,
     take_rows,
 )
-from torchgeo_anysensor.models import Features, SensorEncoder, to_grid
+from torchgeo_anysensor.models import Features, SensorEncoder, anysensor_vit_tiny, to_grid
 from torchgeo_anysensor.samplers import BlockSplit
 from torchgeo_anysensor.samplers.splits import Splits
 from torchgeo_anysensor.transforms import RandomBandDrop
@@ -185,8 +185,12 @@ def test_seasons_and_few_labels_choose_what_they_say(data):
     assert names == ['0.1%', '0.4%', '1.5%']
 
 
-def test_missing_weights_are_named():
+def test_missing_weights_are_named_and_a_folder_has_some(tmp_path):
     assert 'no weights at nowhere.ckpt' in Probe('nowhere.ckpt').missing()
+    anysensor_vit_tiny(depth=1).save_pretrained(tmp_path)
+    shared = Probe(str(tmp_path))
+    assert shared.missing() is None
+    assert shared.weights() is not None
 
 
 def test_scores_by_hand():

@@ -8,6 +8,7 @@ the zone of the granule.
 """
 
 import itertools
+import math
 import tracemalloc
 
 import numpy as np
@@ -18,8 +19,9 @@ import shapely
 from pyproj import Transformer
 
 from torchgeo_anysensor.datasets import HLSL30, HLSS30, MultiSensorDataset
-from torchgeo_anysensor.datasets.geometry import project
+from torchgeo_anysensor.datasets.geometry import Lattice, footprints, project
 from torchgeo_anysensor.samplers import AlignedGridSampler, AlignedPatchSampler, BlockSplit
+from torchgeo_anysensor.samplers.positions import inside, on_lattice
 
 BANDS = ('B04', 'B05', 'Fmask')
 RAW = {'bands': ['B05', 'B04'], 'calibrate': False}
@@ -396,3 +398,16 @@ def test_every_block_of_the_size_of_a_patch_is_sampled_on_a_large_tile(tile):
     whole = [part for part in shapely.get_parts(missed) if part.buffer(-1199).area > 0]
     assert whole == []
     assert len(grid) > 400
+
+
+@pytest.mark.parametrize(
+    ('own', 'index'), [('EPSG:32633', 'EPSG:32632'), ('EPSG:32632', 'EPSG:4326')]
+)
+def test_a_whole_tile_is_covered_to_its_edge(own, index):
+    """Its sides are chords in the index, and bend inwards when they come back."""
+    left, top, width, size = 600_000, 5_000_040, 109_800, 2520.0
+    tile = shapely.box(left, top - width, left + width, top)
+    back = project(footprints([tile], [own], index)[0], index, own)
+    options = {'step': size, 'size': size, 'flush': True}
+    found = inside(on_lattice(back.bounds, Lattice(left, top, 60.0, own), **options), back, size)
+    assert len(found) == math.ceil(width / size) ** 2

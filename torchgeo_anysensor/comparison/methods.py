@@ -18,6 +18,7 @@ from torch import nn
 from ..models import FittedSegmenter, SensorEncoder, SMPDecoderHead, TokenRegression
 from ..models.description import describe
 from ..models.harmonise import COMMON_BANDS_UM
+from ..models.hub import WEIGHTS
 from ..models.pretrained import load_encoder
 from ..models.weights import weights_file
 from ..tasks import SegmentationProbe
@@ -198,9 +199,11 @@ class Probe(Method):
             FileNotFoundError: If it is not there.
         """
         if isinstance(self.encoder, str):
-            if not Path(self.encoder).is_file():
+            path = Path(self.encoder)
+            path = path / WEIGHTS if path.is_dir() else path
+            if not path.is_file():
                 raise FileNotFoundError(f'no weights at {self.encoder}')
-            return Path(self.encoder)
+            return path
         if isinstance(self.encoder, Mapping):
             init_args = self.encoder.get('init_args', {})
             name = init_args.get('weights') if isinstance(init_args, Mapping) else None

@@ -15,6 +15,7 @@ from .harmonise import Harmonised, UNetScratch
 from .heads import LinearHead, SMPDecoderHead
 from .moments import CrossSensorMoments, EncoderMoments
 from .plain import TimmEncoder
+from .pretrained import load_encoder
 from .probe import TokenRegression
 from .ramen import RAMEN, ramen_small, ramen_tiny
 from .regression import SoftmaxRegression
@@ -68,6 +69,7 @@ __all__ = [
     'beside_detail',
     'encode',
     'fuse',
+    'load_encoder',
     'ramen_small',
     'ramen_tiny',
     'reliability',

@@ -14,6 +14,8 @@ from ..datasets.geometry import Lattice
 
 # Footprints that went through a projection miss their corners by less than this.
 _SLACK_M = 0.01
+# Their sides are chords there: a tile of 110 km misses less than a metre, one of half the size a quarter.
+_BOW_PER_M = 1.0 / 110_000**2
 
 
 def on_lattice(
@@ -63,9 +65,8 @@ def inside(
     if region.area >= (1 - 1e-12) * (east - west) * (north - south):  # a box
         good = (left >= west - _SLACK_M) & (left + size <= east + _SLACK_M)
         return positions[good & (top - size >= south - _SLACK_M) & (top <= north + _SLACK_M)]
-    squares = shapely.box(
-        left + _SLACK_M, top - size + _SLACK_M, left + size - _SLACK_M, top - _SLACK_M
-    )
+    slack = _SLACK_M + _BOW_PER_M * max(east - west, north - south) ** 2
+    squares = shapely.box(left + slack, top - size + slack, left + size - slack, top - slack)
     shapely.prepare(region)
     return positions[shapely.covers(region, squares)]
 
