@@ -17,6 +17,7 @@ from torchgeo_anysensor.datasets import (
     Sentinel2L2A,
     StackDataset,
 )
+from torchgeo_anysensor.samplers import AlignedGridSampler
 
 RED = ('B04', 'SCL', 'Fmask', 'SR_B4', 'QA_PIXEL', 'QA_RADSAT')
 BANDS = {'bands': ['B04']}
@@ -264,3 +265,19 @@ def test_plot_draws_each_sensor_and_the_mask(pair, world, code):
     assert isinstance(figure, Figure)
     assert [ax.get_title() for ax in figure.axes] == ['s2', 's30', 'l30', 'mask']
     plt.close(figure)
+
+
+def test_acquisitions_of_one_time_and_ground_are_all_read(tmp_path, code):
+    """Two files of one day, of which the first has a hole where the second has none."""
+    grid = code.grid(code.left, code.top, 30, (8, 8))
+    for name, value in (('a', 10), ('b', 20)):
+        data = np.full((1, 8, 8), value, 'uint16')
+        data[:, :, :4] *= name == 'b'
+        code.write(tmp_path / f'x_20200614_{name}.tif', data, grid)
+    stack = StackDataset('hls_s30', tmp_path, bands=['B04'], scale=1.0, nodata=0)
+    dataset = MultiSensorDataset({'hls': stack})
+    assert len(dataset) == 2
+    views = [dataset[query]['sensors']['hls'][0] for query in AlignedGridSampler(dataset, size=240)]
+    assert [float(view['image'].max()) for view in views] == [10, 20]
+    assert [bool(view['valid'].all()) for view in views] == [False, True]
+    assert dataset[dataset.bounds]['sensors']['hls'][0]['image'].max() == 20

@@ -37,6 +37,7 @@ class Lookup:
         left, right = (
             np.asarray(t.as_unit('ns').asi8) for t in (index.index.left, index.index.right)
         )
+        self.stops = right  #: nanoseconds since 1970, when each row ends
         self._rows = np.argsort(left, kind='stable')
         self._left, self._right = left[self._rows], right[self._rows]
         self._longest = int((right - left).max(initial=0))
@@ -61,7 +62,7 @@ class Lookup:
         Returns:
             Rows from the earliest, and the area that each shares.
         """
-        start, stop = _nanoseconds(t.start), _nanoseconds(t.stop)
+        start, stop = nanoseconds(t.start), nanoseconds(t.stop)
         first = np.searchsorted(self._left, max(start - self._longest, _NEVER))
         near = slice(first, np.searchsorted(self._left, stop, side='right'))
         # In metres, the antimeridian is far
@@ -111,6 +112,6 @@ class IndexedDataset(GeoDataset):
         self._lookup = None  # the index is changed in place
 
 
-def _nanoseconds(time: pd.Timestamp) -> int:
+def nanoseconds(time: pd.Timestamp) -> int:
     """Nanoseconds since 1970."""
     return int(pd.Timestamp(time).as_unit('ns').value)

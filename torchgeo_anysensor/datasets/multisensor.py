@@ -20,7 +20,7 @@ from .geometry import METRES_PER_DEGREE, Lattice, crs_text, in_metres, raster_cr
 from .grid import Grid
 from .index import build_index
 from .labels import LabelDataset
-from .lookup import IndexedDataset
+from .lookup import IndexedDataset, nanoseconds
 from .matching import Matcher
 from .neighbours import decoded_once, side_by_side
 from .plot import draw_panels, true_color
@@ -144,9 +144,9 @@ class MultiSensorDataset(IndexedDataset):
             'combination': [match.combination for match in found],
             'clear_fraction': [_cloudiest(clear, match.rows) for match in found],
         }
-        return GeoDataFrame(
-            data, index=first.index[rows], geometry=[match.ground for match in found], crs=crs
-        )
+        ground = [match.ground for match in found]
+        times = _told_apart(first.index[rows], data['filepath'])
+        return GeoDataFrame(data, index=times, geometry=ground, crs=crs)
 
     def lattice(self, position: int) -> Lattice:
         """Points to which the patches of one combination snap, in the CRS of its reference.
@@ -232,8 +232,9 @@ class MultiSensorDataset(IndexedDataset):
     def _answer(self, x: slice, y: slice, t: slice) -> int | None:
         """Row of the combination that answers a query.
 
-        It is the one that shares most ground with the query. A sampler's query is for the lattice
-        of one row: where two zones saw the ground at one time, that row is the one that is meant.
+        It is the one that shares most ground with the query, of equals the one that ends with it. A
+        sampler's query is for the lattice of one row: where two zones saw the ground at one time,
+        that row is the one that is meant.
         """
         rows, shared = self.lookup(x, y, t)
         if not len(rows):
@@ -246,7 +247,9 @@ class MultiSensorDataset(IndexedDataset):
             meant &= shared >= _TURNED * shared.max()
             if meant.any():
                 rows, shared = rows[meant], shared[meant]
-        return int(rows[shared.argmax()])
+        best = rows[shared >= (1 - 1e-9) * shared.max()]
+        meant = self.lookup.stops[best] == nanoseconds(t.stop)
+        return int(best[meant.argmax()])  # the first of all, if none is
 
     def plot(
         self, sample: MultiSensorSample, show_titles: bool = True, suptitle: str | None = None
@@ -335,6 +338,18 @@ def _index_in(crs: PROJ_CRS, member: SensorDataset) -> GeoDataFrame:
     if member.crs == crs:
         return member.index.assign(product=names)
     return build_index(member.acquisitions, crs=crs_text(crs.srs)).assign(product=names)
+
+
+def _told_apart(times: pd.IntervalIndex, paths: NDArray[np.object_]) -> pd.IntervalIndex:
+    """Let acquisitions of one time end microseconds apart, so that a query can mean one of them."""
+    known: dict[Any, dict[str, int]] = {}
+    seen = [known.setdefault(time, {}) for time in times]
+    again = [of.setdefault(path, len(of)) for of, path in zip(seen, paths, strict=True)]
+    if not any(again):
+        return times
+    left, right = times.left.as_unit('ns'), times.right.as_unit('ns')
+    right = right + pd.to_timedelta(again, unit='us')
+    return pd.IntervalIndex.from_arrays(left, right, closed=times.closed, name=times.name)
 
 
 def _cloudiest(clear: Mapping[str, NDArray[np.float64]], rows: Mapping[str, int]) -> float:
