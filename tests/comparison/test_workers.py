@@ -1,3 +1,6 @@
+# Copyright (c) torchgeo_anysensor contributors.
+# Licensed under the MIT License.
+
 """Worker processes do not outlive the comparison that started them."""
 
 import multiprocessing

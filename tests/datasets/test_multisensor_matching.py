@@ -280,4 +280,4 @@ def test_acquisitions_of_one_time_and_ground_are_all_read(tmp_path, code):
     views = [dataset[query]['sensors']['hls'][0] for query in AlignedGridSampler(dataset, size=240)]
     assert [float(view['image'].max()) for view in views] == [10, 20]
     assert [bool(view['valid'].all()) for view in views] == [False, True]
-    assert dataset[dataset.bounds]['sensors']['hls'][0]['image'].max() == 20
+    assert dataset[dataset.bounds]['sensors']['hls'][0]['image'].max() == 10

@@ -285,7 +285,10 @@ def test_missing_neighbours_are_never_mixed_in(holes, code):
     assert 0.8 < valid.mean() < 1
 
 
-@pytest.mark.parametrize(('corner', 'res'), [(1500, 60), (-65, 10)])
+@pytest.mark.parametrize(
+    ('corner', 'res'),
+    [(1500, 60), (1500, 15), (1505, 15), (-65, 10), (-65, 12), (-60, 15), (-61, 5), (-63, 4)],
+)
 def test_saturated_pixels_are_in_no_mean(holes, code, corner, res):
     """Neither in that of an area, nor between the pixels at the end of the file."""
     places, _, _ = holes

@@ -21,7 +21,7 @@ from rasterio.crs import CRS
 METRES_PER_DEGREE = 111_320.0
 
 # Straight lines of one CRS bend in another: so many points on each side of a box
-_SIDE_POINTS = 21
+_SIDE_POINTS = 101
 
 _GEOD = Geod(ellps='WGS84')
 

@@ -244,7 +244,7 @@ class LabelVector(LabelDataset):
         key = crs_text(crs.to_wkt())
         if key not in self._shapes:
             self._shapes[key] = [
-                (project(shapely.geometry.shape(geometry), source, key), label)
+                (project(shapely.make_valid(shapely.geometry.shape(geometry)), source, key), label)
                 for geometry, source, label in self._sources
             ]
         return self._shapes[key]

@@ -348,7 +348,8 @@ def _told_apart(times: pd.IntervalIndex, paths: NDArray[np.object_]) -> pd.Inter
     if not any(again):
         return times
     left, right = times.left.as_unit('ns'), times.right.as_unit('ns')
-    right = right + pd.to_timedelta(again, unit='us')
+    apart = pd.to_timedelta(again, unit='us')
+    right = (right - apart).where(right - apart > left, right + apart)  # a day stays that day
     return pd.IntervalIndex.from_arrays(left, right, closed=times.closed, name=times.name)
 
 

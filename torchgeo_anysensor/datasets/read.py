@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from .grid import Grid
 from .handles import Layers, Place, Raster, layers, raster
 from .neighbours import read_pixels
-from .resample import local_map, read_warped
+from .resample import local_map, near_value, read_warped
 
 # Grids whose pixel corners lie closer than this share of a pixel agree.
 _TOLERANCE = 0.01
@@ -104,8 +104,11 @@ def _read_each(
         )
         valid &= inside & has_data(data, missing)
         if mixed and saturated is not None:  # in a mean it can no longer be told
-            most, _ = read(path, grid, indexes=indexes, nodata=nodata, resampling=Resampling.max)
-            valid &= has_data(most, [saturated])
+            file = raster(path)
+            with file.env():
+                valid &= ~near_value(
+                    file.src, grid, indexes=indexes, nodata=nodata, value=saturated
+                )
         images.append(data)
     return np.concatenate(images), valid
 

@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
@@ -16,6 +18,7 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform as warp_points
+from rasterio.windows import Window
 
 from .geometry import METRES_PER_DEGREE, crs_text, move_points
 
@@ -27,6 +30,9 @@ _BEND = 0.05
 
 # A target pixel longer than this, in pixels of the file, is an average
 _STEP = 1.05
+
+# File pixels that are so much smaller than the target's, or more, are averaged
+_AVERAGE_BELOW = 1 / 1.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,7 +166,7 @@ def read_warped(
     if not inside.any():
         return np.zeros(shape, dtype=src.dtypes[indexes[0] - 1]), inside
     xscale, yscale = _scale(src, grid)
-    if resampling == Resampling.bilinear and max(xscale, yscale) < 1 / 1.5:
+    if resampling == Resampling.bilinear and max(xscale, yscale) < _AVERAGE_BELOW:
         resampling = Resampling.average
     with WarpedVRT(
         src,
@@ -182,6 +188,38 @@ def read_warped(
         return vrt.read(indexes), inside
 
 
+def near_value(
+    src: DatasetReader, grid: 'Grid', *, indexes: list[int], nodata: float | None, value: float
+) -> NDArray[np.bool_]:
+    """Where :func:`read_warped` mixes pixels of a value in, or lies beside some ``(H, W)``.
+
+    Args:
+        src: The file.
+        grid: The target.
+        indexes: Bands of the file, from 1.
+        nodata: Value that marks missing pixels.
+        value: What is looked for.
+    """
+    scales = _scale(src, grid)
+    if max(scales) < _AVERAGE_BELOW:  # of an area: those within it
+        options = {'indexes': indexes, 'nodata': nodata, 'resampling': Resampling.max}
+        return (read_warped(src, grid, **options)[0] == value).any(axis=0)
+    reach = math.ceil(max(1.0, *(1 / scale for scale in scales)))
+    cols, rows = (np.floor(a).astype(int) for a in _places(src, grid))
+    left, top = max(int(cols.min()) - reach, 0), max(int(rows.min()) - reach, 0)
+    right, bottom = (
+        min(int(cols.max()) + reach + 1, src.width),
+        min(int(rows.max()) + reach + 1, src.height),
+    )
+    if left >= right or top >= bottom:
+        return np.zeros((grid.height, grid.width), dtype=bool)
+    found = src.read(indexes, window=Window(left, top, right - left, bottom - top)) == value
+    hit = torch.from_numpy(found.any(axis=0)).float()[None, None]
+    wide = F.max_pool2d(hit, 2 * reach + 1, stride=1, padding=reach)[0, 0].bool().numpy()
+    rows, cols = np.clip(rows - top, 0, bottom - top - 1), np.clip(cols - left, 0, right - left - 1)
+    return wide[rows, cols].reshape(grid.height, grid.width)
+
+
 def _scale(src: DatasetReader, grid: 'Grid') -> tuple[float, float]:
     """How many target pixels one file pixel spans along x and y."""
     latitude = (src.bounds.bottom + src.bounds.top) / 2 if src.crs.is_geographic else grid.top
@@ -200,14 +238,19 @@ def _in_metres(crs: CRS, xres: float, yres: float, latitude: float) -> tuple[flo
 
 def _covered(src: DatasetReader, grid: 'Grid') -> NDArray[np.bool_]:
     """Whether the centre of each target pixel lies inside of the file."""
+    cols, rows = _places(src, grid)
+    inside = (cols >= 0) & (cols < src.width) & (rows >= 0) & (rows < src.height)
+    return inside.reshape(grid.height, grid.width)
+
+
+def _places(src: DatasetReader, grid: 'Grid') -> tuple[NDArray, NDArray]:
+    """Columns and rows of the file, with fractions, of the centres of all target pixels."""
     x = grid.left + (np.arange(grid.width) + 0.5) * grid.xres
     y = grid.top - (np.arange(grid.height) + 0.5) * grid.yres
     xs, ys = (a.ravel() for a in np.meshgrid(x, y))
     if src.crs != grid.crs:
         xs, ys = (np.asarray(a) for a in warp_points(grid.crs, src.crs, xs, ys))
-    cols, rows = _apply(~src.transform, xs, ys)
-    inside = (cols >= 0) & (cols < src.width) & (rows >= 0) & (rows < src.height)
-    return inside.reshape(grid.height, grid.width)
+    return _apply(~src.transform, xs, ys)
 
 
 def _apply(t: Affine, xs: NDArray, ys: NDArray) -> tuple[NDArray, NDArray]:

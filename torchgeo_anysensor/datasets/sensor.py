@@ -183,7 +183,10 @@ class SensorDataset(Catalog):
                 break
             more: dict[str, Any] = dict(self.view(path, grid))
             # Time and bands are those of the first that has a pixel
-            sample = merge_views([sample, more]) if sample['valid'].any() else more
+            if sample['valid'].any():
+                sample = merge_views([sample, more])
+            elif more['valid'].any():
+                sample = more
         return sample
 
     def view(self, path: str, grid: Grid, *, dx: float = 0.0, dy: float = 0.0) -> SensorSample:

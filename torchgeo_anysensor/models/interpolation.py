@@ -29,6 +29,14 @@ OPAQUE_UM = ((1.33, 1.47), (1.79, 1.97))
 _REACH, _FALL = 0.02, 0.1
 
 
+def is_opaque(wavelength: Tensor) -> Tensor:
+    """Say which bands see no ground; see :data:`OPAQUE_UM`."""
+    opaque = torch.zeros_like(wavelength, dtype=torch.bool)
+    for low, high in OPAQUE_UM:
+        opaque = opaque | ((wavelength > low) & (wavelength < high))
+    return opaque
+
+
 def interpolation_weights(wavelength: Tensor, seen: Tensor) -> Tensor:
     """Weigh the bands that a cell has so that their sum is the spectrum at each anchor.
 
@@ -48,9 +56,7 @@ def interpolation_weights(wavelength: Tensor, seen: Tensor) -> Tensor:
     """
     anchors = torch.tensor(ANCHORS_UM, device=wavelength.device)[:, None]
     wave = wavelength.float().unsqueeze(-2)
-    helps = is_thermal(wave) == is_thermal(anchors)
-    for low, high in OPAQUE_UM:
-        helps = helps & ~((wave > low) & (wave < high))
+    helps = (is_thermal(wave) == is_thermal(anchors)) & ~is_opaque(wave)
     apart = _along(wave) - _along(anchors)  # ([B,] K, C)
     near = (1 + (apart / _REACH) ** 2) ** -4 * torch.exp(-apart.abs() / _FALL) * helps
     there = seen.float()
@@ -125,6 +131,9 @@ class SpectralJoin(nn.Module):
         """
         super().__init__()
         self.spectrum = nn.Linear(len(ANCHORS_UM) * plain_dim, out_dim, bias=False)
+        # Of the interpolation: with another one the weights of a checkpoint mean something else,
+        # and one without this does not load
+        self.register_buffer('edition', torch.tensor(2))
         self.attention = SpectralAttention(
             dim, out_dim=out_dim, latents=latents, depth=depth, heads=heads
         )

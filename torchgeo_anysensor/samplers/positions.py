@@ -14,8 +14,8 @@ from ..datasets.geometry import Lattice
 
 # Footprints that went through a projection miss their corners by less than this.
 _SLACK_M = 0.01
-# Their sides are chords there: a tile of 110 km misses less than a metre, one of half the size a quarter.
-_BOW_PER_M = 1.0 / 110_000**2
+# Their sides are chords there, which miss those of a tile of 110 km by less than this.
+_CHORD_M = 0.1
 
 
 def on_lattice(
@@ -65,8 +65,9 @@ def inside(
     if region.area >= (1 - 1e-12) * (east - west) * (north - south):  # a box
         good = (left >= west - _SLACK_M) & (left + size <= east + _SLACK_M)
         return positions[good & (top - size >= south - _SLACK_M) & (top <= north + _SLACK_M)]
-    slack = _SLACK_M + _BOW_PER_M * max(east - west, north - south) ** 2
-    squares = shapely.box(left + slack, top - size + slack, left + size - slack, top - slack)
+    squares = shapely.box(
+        left + _CHORD_M, top - size + _CHORD_M, left + size - _CHORD_M, top - _CHORD_M
+    )
     shapely.prepare(region)
     return positions[shapely.covers(region, squares)]
 

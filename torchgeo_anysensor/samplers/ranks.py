@@ -134,14 +134,19 @@ class ResumableDataLoader(DataLoader):
         )
         self.shuffle_buffer = shuffle_buffer
         self._given = 0
-        self._wanted: dict[int, int] = {}  # epoch to first batch
+        self._wanted: dict[int, Mapping[str, int]] = {}  # epoch to where it stood
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Go through the batches; the sampler is not asked before the first one is.
 
         Lightning makes the iterator before it tells the epoch.
+
+        Raises:
+            ValueError: If the epoch is to go on, and batches or ranks are others now.
         """
-        self._given = self._wanted.pop(self.sampler.epoch, 0)
+        state = self._wanted.pop(self.sampler.epoch, {})
+        check_same(self.state_dict(), state, ('batch_size', 'ranks', 'shuffle_buffer'))
+        self._given = state.get('batches', 0)
         buffer, begun = divmod(self._given, self.shuffle_buffer)  # a begun one is read again
         self.sampler.start = (self._given - begun) * self.sampler.batch_size
         read = itertools.batched(super().__iter__(), self.shuffle_buffer)
@@ -183,13 +188,9 @@ class ResumableDataLoader(DataLoader):
         Args:
             state: What :meth:`state_dict` told.
 
-        Raises:
-            ValueError: If batches of this epoch are left, and batches or ranks are others now.
         """
         left = state['batches'] < state.get('length', len(self))
-        if left:
-            check_same(self.state_dict(), state, ('batch_size', 'ranks', 'shuffle_buffer'))
-        self._wanted = {state['epoch']: state['batches']} if left else {}
+        self._wanted = {state['epoch']: dict(state)} if left else {}
 
 
 def check_same(own: Mapping[str, int], state: Mapping[str, int], keys: Sequence[str]) -> None:

@@ -20,7 +20,9 @@ from ..models import (
     beside_detail,
     encode,
 )
+from ..models.base import WAVELENGTH_RANGE_UM
 from ..models.ground import cut_valid, pixels_per_cell
+from ..models.interpolation import is_opaque
 from ..types import MultiSensorSample, SensorSample, take_bands
 from .base import EncoderPretraining, spread_rows
 from .places import axes_of_patches, places_of_tokens
@@ -322,10 +324,12 @@ def _other(view: SensorSample, generator: torch.Generator) -> SensorSample:
     draw = torch.rand(count, generator=generator)
     fewer = take_bands(view, (draw >= _FEWER) | (draw == draw.max()))
     off = torch.randn(2, fewer['image'].shape[1], generator=generator).to(view['dx'].device)
+    wave = fewer['wavelength']
+    other = (wave * (_ELSEWHERE * off[0]).exp()).clamp(*WAVELENGTH_RANGE_UM)
     aside = torch.randint(-1, 2, (2, len(view['image'])), generator=generator) / 2
     dx, dy = (aside.to(view['dx'].device) * view['res']).to(view['dx'].dtype)
     told = {
-        'wavelength': fewer['wavelength'] * (_ELSEWHERE * off[0]).exp(),
+        'wavelength': torch.where(is_opaque(wave) | is_opaque(other), wave, other),
         'bandwidth': fewer['bandwidth'] * (_WIDER * off[1]).exp(),
         'dx': view['dx'] + dx,
         'dy': view['dy'] + dy,
