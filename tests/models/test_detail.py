@@ -150,3 +150,25 @@ def test_regression_asks_how_far_sensors_are_apart_in_what_it_reads(encoder):
     ):
         noise = TokenRegression(canonical, 2, detail_m=detail_m).noise()
         assert_close(noise, torch.full((size,), 2 * own))
+
+
+def test_regression_takes_the_mean_of_what_sensors_say(encoder, make_view):
+    """Of those that saw the pixel; an encoder that knows nothing of sensors joins them itself."""
+    canonical = CanonicalEncoder(encoder).eval()
+    one, other, sees_little = make_view(seed=1), make_view(seed=2), make_view(seed=2)
+    sees_little['valid'] = torch.zeros_like(sees_little['valid'])
+    sees_little['valid'][:, :6] = True
+
+    def read(encoder, *views):
+        probe = TokenRegression(encoder, 2, detail_m=10.0)
+        return probe.inputs({str(n): [view] for n, view in enumerate(views)}, (12, 12))['all']
+
+    alone = [read(canonical, view)[0] for view in (one, other, sees_little)]
+    assert_close(read(canonical, one, other)[0], (alone[0] + alone[1]) / 2)
+    x, seen = read(canonical, one, sees_little)
+    assert_close(x[:, :, :6], ((alone[0] + alone[2]) / 2)[:, :, :6])
+    assert_close(x[:, :, 6:], alone[0][:, :, 6:])
+    assert seen.all()
+    assert not read(canonical, sees_little)[1][:, 6:].any()
+    joint = encode(encoder, [one, other], detail_m=10.0).detail
+    assert torch.equal(read(encoder, one, other)[0][:, 32:], joint)

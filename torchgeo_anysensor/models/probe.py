@@ -8,6 +8,7 @@ Letters as in :mod:`torchgeo_anysensor.types`.
 
 from collections.abc import Mapping, Sequence
 from itertools import compress
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +24,11 @@ class TokenRegression(FittedSegmenter):
     """Logistic regression on the features of a frozen encoder, fitted to convergence.
 
     Tokens are interpolated to the pixels of the map, which for a linear map is the same as to
-    interpolate its logits. All views of all sensors are encoded together. The features keep their sizes
-    against each other: an encoder says by them what counts. If it knows how far sensors disagree about
-    them, the regression is fitted for what another sensor would have seen.
+    interpolate its logits. The features keep their sizes against each other: an encoder says by them
+    what counts. All views of all sensors are encoded together, unless the encoder knows how far sensors
+    disagree about its features. Then each sensor is encoded by itself, and of what they say the mean is
+    taken, of those that saw the pixel; and the regression is fitted for what another sensor would have
+    seen.
     """
 
     def __init__(
@@ -66,13 +69,22 @@ class TokenRegression(FittedSegmenter):
         self, sensors: Mapping[str, Sequence[SensorSample]], size: tuple[int, int]
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Encode; see :meth:`FittedSegmenter.inputs`."""
-        with torch.no_grad():
-            views = [view for views in sensors.values() for view in views]
-            features = encode(self.encoder, views, token_m=self.token_m, detail_m=self.detail_m)
+        together = [view for views in sensors.values() for view in views]
+        groups = [together] if self.noise() is None else [*sensors.values()]
+        found = [self._look(views, size) for views in groups]
+        seen = torch.stack([there for _, there in found])  # (sensors, B, 1, H, W)
+        weight = torch.where(seen.any(dim=0), seen, True).float()  # where none did, of all
+        mean = sum(x * w for (x, _), w in zip(found, weight)) / weight.sum(dim=0)
+        return {'all': (cast(Tensor, mean), seen.any(dim=0)[:, 0])}
+
+    @torch.no_grad()
+    def _look(self, views: Sequence[SensorSample], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Features ``(B, F, H, W)`` of views, and where they saw something ``(B, 1, H, W)``."""
+        features = encode(self.encoder, views, token_m=self.token_m, detail_m=self.detail_m)
         maps = compress((as_map(features), features.detail), self.parts)
         x = torch.cat([resize(each.float(), size) for each in maps if each is not None], dim=1)
         seen = features.valid.view(-1, 1, *features.grid).float()
-        return {'all': (x, F.interpolate(seen, size, mode='nearest')[:, 0] > 0)}
+        return x, F.interpolate(seen, size, mode='nearest') > 0
 
     def noise(self) -> Tensor | None:
         """Variance ``(F,)`` of how far apart two sensors are; see :meth:`FittedSegmenter.noise`."""
