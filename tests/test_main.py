@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -424,6 +425,22 @@ def test_settings_of_the_user_stay(workplace, monkeypatch):
         main(['fit', '--help'])
     assert os.environ['GDAL_DISABLE_READDIR_ON_OPEN'] == 'FALSE'
     assert 'AWS_NO_SIGN_REQUEST' not in os.environ
+
+
+def test_nodata_of_a_sidecar_file_is_found(workplace, code, monkeypatch):
+    """Whatever GDAL is told to make it fast."""
+    monkeypatch.delenv('GDAL_DISABLE_READDIR_ON_OPEN', raising=False)
+    with pytest.raises(SystemExit):
+        main(['fit', '--help'])
+    path = code.write(
+        workplace / 'a.tif', np.zeros((4, 4), 'uint8'), code.grid(0, 0, 10, (4, 4)), nodata=None
+    )
+    band = '<PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand>'
+    path.with_suffix('.tif.aux.xml').write_text(f'<PAMDataset>{band}</PAMDataset>')
+    assert os.environ['GDAL_DISABLE_READDIR_ON_OPEN']
+    read = f"import rasterio; print(rasterio.open('{path}').nodata)"
+    done = subprocess.run([sys.executable, '-c', read], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '7.0'
 
 
 def test_small_commands_do_without_torch():

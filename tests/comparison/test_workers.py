@@ -7,7 +7,11 @@ import multiprocessing
 import os
 import signal
 import time
+from types import SimpleNamespace
 
+import torch
+
+from torchgeo_anysensor.comparison import workers
 from torchgeo_anysensor.comparison.workers import end_with_parent
 
 FORK = multiprocessing.get_context('fork')
@@ -40,3 +44,12 @@ def test_a_worker_ends_when_its_comparison_is_killed():
     if not gone:
         os.kill(worker, signal.SIGKILL)
     assert gone
+
+
+def test_a_worker_watches_from_its_start(monkeypatch):
+    calls = []
+    monkeypatch.setattr(workers, 'end_with_parent', lambda: calls.append('watched'))
+    monkeypatch.setattr(workers, 'parser', lambda: SimpleNamespace(parse_string=calls.append))
+    monkeypatch.setattr(workers, 'make_job', lambda config: calls.append('made'))
+    workers._start('the config', torch.get_num_threads())
+    assert calls == ['watched', 'the config', 'made']

@@ -74,7 +74,7 @@ def retile(
         raise ValueError(f'{out}: must lie outside of {source}, which it would mix with')
     listing = list_files(source, _is_data, lambda name: bool(_ARCHIVE.search(name)))
     problems = dict(listing.broken)
-    if not listing.files and not problems:
+    if not root.exists() or not (listing.files or problems):
         raise FileNotFoundError(f'{source}: there is no such file, or nothing in it')
     jobs = list(_targets(listing.files, os.fspath(source), Path(out)))
     todo = [job for job in jobs if not _is_written(*job)]

@@ -320,8 +320,7 @@ def _other(view: SensorSample, generator: torch.Generator) -> SensorSample:
     Some bands are gone, at least one of which stays, and of the others other wavelengths and widths
     are told: as far off as those of sensors that see nearly the same.
     """
-    count = view['image'].shape[1]
-    draw = torch.rand(count, generator=generator)
+    draw = torch.rand(view['image'].shape[1], generator=generator)
     fewer = take_bands(view, (draw >= _FEWER) | (draw == draw.max()))
     off = torch.randn(2, fewer['image'].shape[1], generator=generator).to(view['dx'].device)
     wave = fewer['wavelength']
