@@ -59,24 +59,19 @@ def interpolation_weights(wavelength: Tensor, seen: Tensor) -> Tensor:
     helps = (is_thermal(wave) == is_thermal(anchors)) & ~is_opaque(wave)
     apart = _along(wave) - _along(anchors)  # ([B,] K, C)
     near = (1 + (apart / _REACH) ** 2) ** -4 * torch.exp(-apart.abs() / _FALL) * helps
-    there = seen.float()
+    low, there = apart <= 0, seen.float()
+    below, above = near * low, near * ~low
     with torch.autocast(wave.device.type, enabled=False):
-        below, under = _side(near * (apart <= 0), apart, there)
-        above, over = _side(near * (apart >= 0), apart, there)
+        # Of the bands that are there: sums of the weights, and of the weights times the distances
+        each = torch.cat([below, above, below * apart.abs(), above * apart.abs()], dim=-2)
+        lows, highs, under, over = (there @ each.mT).chunk(4, dim=-1)  # (B, N, K) each
+        under, over = under / lows.clamp(min=1e-37), over / highs.clamp(min=1e-37)
         share = under / (under + over).clamp(min=1e-9)  # of the bands above
-        share = torch.where(below.any(dim=-1), share, 1.0).unsqueeze(-1)
-        share = torch.where(above.any(dim=-1, keepdim=True), share, 0.0)
-        return torch.lerp(below, above, share)
-
-
-def _side(near: Tensor, apart: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights ``(B, N, K, C)`` of the bands on one side of an anchor, and how far away they are.
-
-    The weights have the sum 1, or 0 where no band is there.
-    """
-    weight = near.unsqueeze(-3) * there.unsqueeze(-2)
-    weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-37)
-    return weight, (weight * apart.abs().unsqueeze(-3)).sum(dim=-1)
+        share = torch.where(lows > 0, share, 1.0)
+        share = torch.where(highs > 0, share, 0.0)
+        one, other = (1 - share) / lows.clamp(min=1e-37), share / highs.clamp(min=1e-37)
+        scale = torch.where(low.unsqueeze(-3), one.unsqueeze(-1), other.unsqueeze(-1))
+        return scale * near.unsqueeze(-3) * there.unsqueeze(-2)
 
 
 def _along(wavelength: Tensor) -> Tensor:
