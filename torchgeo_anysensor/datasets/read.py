@@ -59,7 +59,9 @@ def read_bands(
             data = _decode(part, Window(*found.window)).astype(np.float32, copy=False)
             image[part.rows], own = found.bilinear(data, _bad(data, missing))
         else:
-            image[part.rows], own = _read_each(part, grid, nodata, saturated)
+            image[part.rows], own = _read_each(
+                part, grid, missing, nodata=nodata, saturated=saturated
+            )
         valid &= own
     return image, valid
 
@@ -91,11 +93,15 @@ def _decode(part: Layers, window: Window) -> NDArray:
 
 
 def _read_each(
-    part: Layers, grid: Grid, nodata: float | None, saturated: float | None
+    part: Layers,
+    grid: Grid,
+    missing: Sequence[float],
+    *,
+    nodata: float | None,
+    saturated: float | None,
 ) -> tuple[NDArray, NDArray[np.bool_]]:
     """File by file, the slower way."""
     images, valid = [], np.ones((grid.height, grid.width), dtype=bool)
-    missing = [value for value in (nodata, saturated) if value is not None]
     mixed = part.grid is None or _repeats(part.grid, grid) is None
     for path, own in itertools.groupby(part.places, key=operator.itemgetter(0)):
         indexes = [index for _, index in own]

@@ -187,7 +187,6 @@ class ResumableDataLoader(DataLoader):
 
         Args:
             state: What :meth:`state_dict` told.
-
         """
         left = state['batches'] < state.get('length', len(self))
         self._wanted = {state['epoch']: dict(state)} if left else {}
