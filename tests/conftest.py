@@ -32,6 +32,7 @@ mpl.use('Agg')
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 if 'PYTEST_XDIST_WORKER' in os.environ:
     torch.set_num_threads(1)  # the workers share the cores already
+    os.environ.setdefault('OMP_NUM_THREADS', '1')  # and so do processes of theirs
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -89,5 +89,4 @@ def test_datasets_are_imported_in_a_second_beside_those_of_torchgeo():
         'import torchgeo_anysensor.datasets; print(time.process_time() - start)'
     )
     run = [sys.executable, '-c', code]
-    times = [float(subprocess.check_output(run, text=True)) for _ in range(2)]
-    assert min(times) < 1
+    assert any(float(subprocess.check_output(run, text=True)) < 1 for _ in range(2))

@@ -4,6 +4,7 @@
 """Chips are drawn once in an epoch, by all ranks together, and a run goes on where it stopped."""
 
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -184,6 +185,18 @@ def test_lightning_resumes_with_the_chips_that_remained(chips, tmp_path, stop):
     resumed = Notes()
     trainer(tmp_path, 3 * batches).fit(resumed, data(), ckpt_path=tmp_path / f'step={at}.ckpt')
     assert resumed.seen == whole.seen[at:]
+
+
+def test_ranks_that_were_not_seeded_have_one_order(chips):
+    """The first rank tells the others its seed."""
+    orders = []
+    for own in (1, 2):
+        torch.manual_seed(own)
+        data = ChippedDataModule(chips, batch_size=2)
+        data.trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda seed: 1))
+        data.setup('fit')
+        orders.append(list(data.train_dataloader().sampler))
+    assert orders[0] == orders[1]
 
 
 def test_predicts_each_chip_once(chips, tmp_path):

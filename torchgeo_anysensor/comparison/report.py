@@ -11,6 +11,7 @@ import pandas as pd
 
 from .cells import Drawn, Result
 from .scores import Bootstrap, Counts, difference, interval
+from .training import code_version
 
 #: With fewer blocks of ground in a test, an interval is rough.
 FEW_BLOCKS = 20
@@ -172,6 +173,17 @@ class Report:
         ]
         return markdown(['method', *(column.replace('_', ' ') for column in columns)], rows)
 
+    def code(self) -> str:
+        """A sentence on which code has made the results."""
+        now = code_version()
+        older = self.rows.loc[self.rows['code'] != now, 'method'].unique()
+        if not len(older):
+            return f'All of it was made by the present code ({now}).'
+        return (
+            f'Not all was made by the present code ({now}): see the column `code` of results.csv '
+            f'for {", ".join(older)}. `--again` runs them anew.'
+        )
+
     def verdicts(self, subjects: Sequence[str]) -> Iterator[str]:
         """Say for each question how a subject stands against the best of the others.
 
@@ -233,6 +245,7 @@ class Report:
             f'mIoU on test ground, mean over seeds {seeds}, with 95 % intervals by bootstrap over blocks.',
             'With few blocks in a test they are rough.',
             f'Blocks of ground: {len(self._bootstrap.blocks)}.',
+            self.code(),
             '## Verdict',
             '\n'.join(f'- {line}' for line in self.verdicts(subjects)),
         ]

@@ -3,12 +3,15 @@
 
 """Training on patches in memory, within a budget that is the same for all."""
 
+import hashlib
 import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -66,13 +69,21 @@ class Budget:
             raise ValueError(f'gflop={self.gflop} must be positive')
 
 
+@cache
+def code_version() -> str:
+    """A short name of the source of this package, another one after every change."""
+    files = sorted(Path(__file__).parents[1].rglob('*.py'))
+    return hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()[:8]
+
+
 @dataclass(frozen=True)
 class Spent:
-    """What a training took."""
+    """What a training took, and :func:`code_version` of what made it."""
 
     steps: int = 0
     gflop: float = 0.0
     seconds: float = 0.0
+    code: str = field(default_factory=code_version)
 
 
 class _Draws(IterableDataset[MultiSensorSample]):

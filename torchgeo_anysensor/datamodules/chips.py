@@ -186,12 +186,15 @@ class ChippedDataModule(BaseDataModule):
         rank_zero_info(f'Chips in {self.root}: {counts}')
 
     def _dataloader_factory(self, split: str) -> ChipLoader:
-        """Make the loader of a split."""
+        """Make the loader of a split; all ranks have the same order."""
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        if self.trainer is not None:
+            seed = self.trainer.strategy.broadcast(seed)
         return chip_loader(
             self.chips[split],
             batch_size=int(self.batch_size),
             shuffle=split == 'train',
-            seed=self.seed,
+            seed=seed,
             num_workers=self.num_workers,
         )
 

@@ -23,7 +23,7 @@ from .geometry import footprints
 from .index import Header, Tile
 
 # Raise it with every change of what is kept, or of how it is read from products.
-_FORMAT = 1
+_FORMAT = 2
 
 _FOLDER = '.torchgeo_anysensor'
 _PLAIN = ('tile', 'platform', 'baseline', 'crs', 'clear_fraction', 'uncalibrated', 'note')

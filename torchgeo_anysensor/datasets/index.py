@@ -78,6 +78,7 @@ class Tile:
     clear_fraction: float = float('nan')  #: of the pixels that were observed
     headers: dict[Place, Header] = field(default_factory=dict)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)  #: of each band; not kept
+    counts: dict[str, int] = field(default_factory=dict)  #: path to bands in the file; not kept
     scale: dict[str, float] = field(default_factory=dict)  #: where the product has its own
     offset: dict[str, float] = field(default_factory=dict)
     planck: dict[str, tuple[float, float]] = field(default_factory=dict)  #: K1, K2 of a band

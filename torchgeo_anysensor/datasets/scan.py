@@ -32,6 +32,7 @@ class _Found(NamedTuple):
     crs: str
     header: Header
     tags: dict[str, str]
+    count: int
 
 
 def scan(tiles: Sequence[Tile], describe: Callable[[Tile], None], *, title: str) -> None:
@@ -70,7 +71,7 @@ def scan(tiles: Sequence[Tile], describe: Callable[[Tile], None], *, title: str)
 
 
 def _read_headers(tile: Tile) -> None:
-    """Fill in ``headers``, ``crs``, ``tags`` and ``problems``."""
+    """Fill in ``headers``, ``crs``, ``tags``, ``counts`` and ``problems``."""
     known: dict[str, _Found] = {}  # one file may hold several bands
     found: dict[Place, _Found] = {}
     for band, grids in tile.files.items():
@@ -85,6 +86,7 @@ def _read_headers(tile: Tile) -> None:
                 tile.problems[band, res] = why
                 continue
             found[band, res] = known[path]
+    tile.counts = {path: one.count for path, one in known.items()}
     votes = Counter(one.crs for one in found.values())
     tile.crs = votes.most_common(1)[0][0] if votes else ''
     for place, one in found.items():
@@ -128,7 +130,7 @@ def _read_header(path: str) -> _Found:
             raise ValueError(f'is not north up (its transform is {tuple(t)[:6]})')
         check_whole(path, src)
         header = Header(t.c, t.f, t.a, -t.e, src.width, src.height)
-        return _Found(crs_text(src.crs.to_wkt()), header, src.tags())
+        return _Found(crs_text(src.crs.to_wkt()), header, src.tags(), src.count)
 
 
 def check_whole(path: str, src: DatasetReader) -> None:

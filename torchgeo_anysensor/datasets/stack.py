@@ -184,6 +184,21 @@ class StackDataset(SensorDataset):
         own = self.filename_glob, self._file_bands, self._date, self._qa_regex
         return *super()._declaration(), *own
 
+    def _describe(self, tile: Tile) -> None:
+        """Take the time from the name, and look whether all bands are there.
+
+        Raises:
+            ValueError: If a file has fewer bands than it should have.
+        """
+        super()._describe(tile)
+        for path in tile.files.get('', {}).values():
+            count = tile.counts.get(path, 0)
+            if 0 < count < len(self._file_bands):
+                raise ValueError(
+                    f'has {count} bands, and {len(self._file_bands)} are named: '
+                    f'{", ".join(self._file_bands)}; `bands` names those of a file, in its order'
+                )
+
     def _locate(self, tile: Tile, band: str) -> tuple[str, int]:
         """File of a band, and its place in the file."""
         path = tile.file(band, 0)
