@@ -216,7 +216,9 @@ def test_comparison_runs_every_method_once_and_reports(workplace, capsys, monkey
     assert 'made by the present code' in report
     monkeypatch.setattr(report_of_comparison, 'code_version', lambda: 'newer')
     main(['compare', '--config', 'small.yaml'])
-    assert 'Not all was made by the present code (newer)' in Path('logs/compare/report.md').read_text()
+    assert (
+        'Not all was made by the present code (newer)' in Path('logs/compare/report.md').read_text()
+    )
     again = capsys.readouterr().out
     assert '[run' not in again
     assert '[tune' not in again

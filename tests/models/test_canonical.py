@@ -19,7 +19,8 @@ from torchgeo_anysensor.models import (
 )
 from torchgeo_anysensor.models.base import Features
 from torchgeo_anysensor.models.canonical import PRIVATE, CanonicalMap
-from torchgeo_anysensor.models.moments import RandomFeatures
+from torchgeo_anysensor.models.moments import MetBands, RandomFeatures
+from torchgeo_anysensor.types import take_bands
 
 SIGNAL = torch.tensor([25.0, 9.0, 1.0, 0.0])
 SENSORS = ('a', 'b', 'c')
@@ -260,6 +261,46 @@ def test_comes_back_from_a_folder_with_its_maps(make_view, tmp_path):
     assert torch.equal(found.tokens, again.tokens)
     assert torch.equal(found.detail, again.detail)
     assert back.detail_parts() == [back.encoder.fine]
+
+
+def bands_alone(view, *places):
+    keep = torch.zeros(view['image'].shape[1], dtype=torch.bool)
+    keep[[*places]] = True
+    return take_bands(view, keep)
+
+
+@torch.no_grad()
+def test_bands_unlike_those_that_were_met_are_not_read(make_view):
+    encoder, view = with_detail(), make_view(4)
+    view['wavelength'] = torch.tensor([0.50, 0.70, 0.84, 1.60])
+
+    def read(*views):
+        found = encode(encoder, views, detail_m=20)
+        return torch.cat([found.tokens.flatten(), found.detail.flatten()])
+
+    everything = read(view)
+    assert torch.equal(everything, read(view))
+    encoder.bands.meet(torch.tensor([9.9]))
+    assert torch.equal(read(view), everything)  # none is known, and so all are read
+    encoder.bands.meet(torch.tensor([[0.49, 0.86], [0.51, 0.86]]))
+    assert encoder.bands.knows(view['wavelength']).tolist() == [True, False, True, False]
+    assert_close(read(view), read(bands_alone(view, 0, 2)))
+    unknown = bands_alone(view, 1, 3)
+    assert_close(read(view, unknown), read(view))
+    by_sample = view | {'wavelength': view['wavelength'].expand(2, -1)}
+    assert_close(read(by_sample), read(view))
+    encoder.bands.meet(view['wavelength'])
+    assert torch.equal(read(view), everything)
+
+
+def test_a_band_is_met_up_to_three_percent_away():
+    bands = MetBands()
+    assert not bands.knows(torch.tensor([0.3, 0.5, 15.0])).any()
+    bands.meet(torch.tensor([0.3, 0.5, 15.0]))
+    near = torch.tensor([0.3, 0.308, 0.5 / 1.028, 0.5 * 1.028, 14.6, 15.0])
+    far = torch.tensor([0.311, 0.5 / 1.034, 0.5 * 1.034, 14.4])
+    assert bands.knows(near).all()
+    assert not bands.knows(far).any()
 
 
 def test_evaluation_is_in_float32_under_autocast(make_view):

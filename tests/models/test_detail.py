@@ -172,3 +172,16 @@ def test_regression_takes_the_mean_of_what_sensors_say(encoder, make_view):
     assert not read(canonical, sees_little)[1][:, 6:].any()
     joint = encode(encoder, [one, other], detail_m=10.0).detail
     assert torch.equal(read(encoder, one, other)[0][:, 32:], joint)
+
+
+def test_sensors_count_by_their_pixels_in_the_mean(encoder, make_view):
+    canonical = CanonicalEncoder(encoder).eval()
+    views = make_view(seed=1), make_view(seed=2, size=(6, 6), res=20.0)
+
+    def read(*views):
+        probe = TokenRegression(canonical, 2, detail_m=10.0)
+        return probe.inputs({str(n): [view] for n, view in enumerate(views)}, (12, 12))['all'][0]
+
+    fine, coarse = map(read, views)
+    assert_close(read(*views), (4 * fine + coarse) / 5)
+    assert_close(read(*views[::-1]), (4 * fine + coarse) / 5)

@@ -29,7 +29,7 @@ from torchgeo_anysensor.models.pretrained import build_encoder, load_encoder
 from torchgeo_anysensor.samplers import AlignedPatchSampler
 from torchgeo_anysensor.tasks import CrossSensorContrastive
 from torchgeo_anysensor.tasks.base import spread_rows
-from torchgeo_anysensor.tasks.contrastive import _finest, _other
+from torchgeo_anysensor.tasks.observation import _other, finest
 from torchgeo_anysensor.tasks.places import axes_of_patches, places_of_tokens
 
 
@@ -89,6 +89,9 @@ def test_what_sensors_agree_about_is_kept_for_the_encoder(batch, tmp_path):
     assert isinstance(raw, AnySensorViT)
     assert isinstance(encoder, CanonicalEncoder)
     assert encoder.tokens.signal[0] > 2 * encoder.tokens.signal[20] > 0
+    for view in itertools.chain.from_iterable(batch['sensors'].values()):
+        assert encoder.bands.knows(view['wavelength']).all()
+    assert not encoder.bands.knows(torch.tensor([1.24, 12.0])).any()
 
     def agreement(encoder):
         """Share of the variance of the first features that sensors have in common."""
@@ -139,7 +142,7 @@ def test_another_sensor_sees_other_bands_at_other_wavelengths_aside(batch):
 )
 def test_detail_is_as_fine_as_all_pixels_allow(sizes, expected):
     views = {str(size): ({'res': torch.tensor(float(size))},) for size in sizes}
-    assert _finest({'sensors': views}) == expected
+    assert finest({'sensors': views}) == expected
 
 
 def test_sensors_agree_about_detail_too(batch, tmp_path):

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..types import SensorSample
+from ..types import SensorSample, take_bands
 from .base import Features, SensorEncoder
 from .heads import as_map, resize
-from .moments import RANDOM, CrossSensorMoments, EncoderMoments, RandomFeatures, scaled
+from .moments import RANDOM, CrossSensorMoments, EncoderMoments, MetBands, RandomFeatures, scaled
 
 #: Most axes of agreement that are kept.
 SHARED = 256
@@ -114,7 +114,8 @@ def beside_detail(features: Features) -> Tensor:
 class CanonicalEncoder(SensorEncoder):
     """An encoder, and maps of its tokens and of its detail to what sensors agree about.
 
-    See :class:`CanonicalMap`. The tokens follow what is shared of them. Detail is read together with
+    See :class:`CanonicalMap`. Bands of which the training has met none like them are not read: what
+    they do to the features is nothing that sensors were seen to agree about. The tokens follow what is shared of them. Detail is read together with
     the tokens around it, and says what sensors agree about in both; the detail itself follows. The
     pooled vector is the mean of the valid tokens. In evaluation all is computed in float32, under
     autocast too: what sensors disagree about is as small as bfloat16 rounds.
@@ -133,6 +134,7 @@ class CanonicalEncoder(SensorEncoder):
         dim, fine = encoder.embed_dim, encoder.detail_dim
         self.tokens = CanonicalMap([dim])
         self.fine = CanonicalMap([dim, fine]) if fine else None
+        self.bands = MetBands()
         self.embed_dim = self.tokens.out_dim
         self.detail_dim = 0 if self.fine is None else self.fine.out_dim
         self.detail_holds_tokens = self.fine is not None
@@ -161,6 +163,7 @@ class CanonicalEncoder(SensorEncoder):
             ValueError: If moments are of nothing, or of other features.
         """
         self.tokens.fit(moments.tokens)
+        self.bands.load_state_dict(moments.bands.state_dict())
         if self.fine is not None:
             if moments.detail is None:
                 raise ValueError('the encoder has a detail, and there are no moments of it')
@@ -184,7 +187,7 @@ class CanonicalEncoder(SensorEncoder):
     def forward(self, views: Sequence[SensorSample], *, token_m: float | None = None) -> Features:
         """Encode; see :meth:`SensorEncoder.forward`."""
         with self._precision(views):
-            found: Features = self.encoder(views, token_m=token_m)
+            found: Features = self.encoder(self._known(views), token_m=token_m)
         return self._mapped(found)
 
     def with_detail(
@@ -192,8 +195,19 @@ class CanonicalEncoder(SensorEncoder):
     ) -> Features:
         """Encode, what is finer than a token too; see :meth:`SensorEncoder.with_detail`."""
         with self._precision(views):
-            found = self.encoder.with_detail(views, token_m=token_m, detail_m=detail_m)
+            found = self.encoder.with_detail(self._known(views), token_m=token_m, detail_m=detail_m)
         return self._mapped(found)
+
+    def _known(self, views: Sequence[SensorSample]) -> Sequence[SensorSample]:
+        """The views without the bands that are not known; as they are, if none is known."""
+        known = [self.bands.knows(view['wavelength']) for view in views]
+        keep = [each if each.ndim == 1 else each.any(dim=0) for each in known]
+        found = [
+            view if bool(own.all()) else take_bands(view, own)
+            for view, own in zip(views, keep)
+            if bool(own.any())
+        ]
+        return found or views
 
     def _precision(self, views: Sequence[SensorSample]) -> torch.autocast:
         """In evaluation float32, else as it is."""

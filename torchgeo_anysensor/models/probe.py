@@ -27,8 +27,8 @@ class TokenRegression(FittedSegmenter):
     interpolate its logits. The features keep their sizes against each other: an encoder says by them
     what counts. All views of all sensors are encoded together, unless the encoder knows how far sensors
     disagree about its features. Then each sensor is encoded by itself, and of what they say the mean is
-    taken, of those that saw the pixel; and the regression is fitted for what another sensor would have
-    seen.
+    taken, of those that saw the pixel, in which each counts by its pixels on the ground: a mean of
+    independent measurements. The regression is fitted for what another sensor would have seen.
     """
 
     def __init__(
@@ -74,6 +74,8 @@ class TokenRegression(FittedSegmenter):
         found = [self._look(views, size) for views in groups]
         seen = torch.stack([there for _, there in found])  # (sensors, B, 1, H, W)
         weight = torch.where(seen.any(dim=0), seen, True).float()  # where none did, of all
+        res = weight.new_tensor([min(float(view['res']) for view in views) for views in groups])
+        weight = weight * (res.min() / res).square().view(-1, 1, 1, 1, 1)
         mean = sum(x * w for (x, _), w in zip(found, weight)) / weight.sum(dim=0)
         return {'all': (cast(Tensor, mean), seen.any(dim=0)[:, 0])}
 
