@@ -32,7 +32,7 @@ class _Found(NamedTuple):
     crs: str
     header: Header
     tags: dict[str, str]
-    count: int
+    bands: int
 
 
 def scan(tiles: Sequence[Tile], describe: Callable[[Tile], None], *, title: str) -> None:
@@ -86,7 +86,7 @@ def _read_headers(tile: Tile) -> None:
                 tile.problems[band, res] = why
                 continue
             found[band, res] = known[path]
-    tile.counts = {path: one.count for path, one in known.items()}
+    tile.counts = {path: one.bands for path, one in known.items()}
     votes = Counter(one.crs for one in found.values())
     tile.crs = votes.most_common(1)[0][0] if votes else ''
     for place, one in found.items():
