@@ -144,7 +144,9 @@ def footprints(boxes: Any, crs: Sequence[str], target: str) -> NDArray[np.object
         if source == target:
             found[own] = boxes[own]
             continue
-        west, south, east, north = shapely.bounds(boxes[own]).T
+        # A tile is seen on many days
+        bounds, which = np.unique(shapely.bounds(boxes[own]), axis=0, return_inverse=True)
+        west, south, east, north = bounds.T
         side = np.linspace(0, 1, _SIDE_POINTS)[:-1]
         zero, one = np.zeros_like(side), np.ones_like(side)
         x = np.concatenate([side, one, 1 - side, zero])
@@ -161,7 +163,7 @@ def footprints(boxes: Any, crs: Sequence[str], target: str) -> NDArray[np.object
         except ProjError:  # one of them is not bound to the globe
             found[own] = _NOWHERE
             continue
-        found[own] = _split(_uncut(moved, target), target)
+        found[own] = _split(_uncut(moved, target), target)[which.reshape(-1)]
     return found
 
 
