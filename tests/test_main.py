@@ -273,8 +273,9 @@ def compare_on_real_data(path):
     'config', [c for c in CONFIGS if c.parent.name == 'examples'], ids=lambda p: p.stem
 )
 def test_example_trains_on_real_data(config, workplace, shared_data):
-    (workplace.parent / 'shared').mkdir()
-    (workplace.parent / 'shared' / 'data').symlink_to(shared_data)
+    place = config.stem.split('_')[0]
+    (folder,) = shared_data.glob(f'{place}*')
+    (workplace / 'data' / folder.name).symlink_to(folder)
     if 'compare' in config.stem:
         compare_on_real_data(config)
         return

@@ -78,7 +78,7 @@ def test_noise_is_a_penalty_of_each_feature_in_its_own_unit():
     noise = torch.tensor([0.0, 0.5, 2.0, 10.0])
     model = SoftmaxRegression(4, 3)
     model.fit(x, y, penalties=[1e-2], noise=noise)
-    each = 1e-2 + noise / 8 / model.std.square()
+    each = 1e-2 + noise / 32 / model.std.square()
     assert all(gradient.abs().max() < 1e-4 for gradient in objective(model, x, y, each)[1])
 
 

@@ -7,6 +7,7 @@ Letters as in :mod:`torchgeo_anysensor.types`, and ``d`` features of an encoder,
 functions of them, ``S`` shared features.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -199,15 +200,19 @@ class CanonicalEncoder(SensorEncoder):
         return self._mapped(found)
 
     def _known(self, views: Sequence[SensorSample]) -> Sequence[SensorSample]:
-        """The views without the bands that are not known; as they are, if none is known."""
+        """The views without the bands that are not known, with a warning; all, if none is known."""
         known = [self.bands.knows(view['wavelength']) for view in views]
         keep = [each if each.ndim == 1 else each.any(dim=0) for each in known]
-        found = [
-            view if bool(own.all()) else take_bands(view, own)
-            for view, own in zip(views, keep)
-            if bool(own.any())
-        ]
-        return found or views
+        if all(bool(own.all()) for own in keep) or not any(bool(own.any()) for own in keep):
+            return views
+        waves = [view['wavelength'][..., ~own].flatten() for view, own in zip(views, keep)]
+        places = sorted({f'{wave:.2f}' for wave in torch.cat(waves).tolist()}, key=float)
+        warnings.warn(
+            f'bands at {", ".join(places)} um are not read: the pretraining has met none like them. '
+            'Pretrain with them, or load the encoder with canonical=False',
+            stacklevel=2,
+        )
+        return [take_bands(view, own) for view, own in zip(views, keep) if bool(own.any())]
 
     def _precision(self, views: Sequence[SensorSample]) -> torch.autocast:
         """In evaluation float32, else as it is."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 #: Penalties to choose from, strongest first.
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 #: What the second derivative of the cross entropy by a logit is taken for, where features are off.
-_CURVATURE = 1 / 8
+_CURVATURE = 1 / 32
 
 
 class SoftmaxRegression(nn.Module):
@@ -70,7 +70,7 @@ class SoftmaxRegression(nn.Module):
 
         If features will be off by *noise*, the cross entropy to expect is that without plus
         ``noise / 2`` times the squared weights times its second derivative by the logits. This is
-        minimised then, with 1/8 for that derivative: it is 1/2 at most (Böhning 1992,
+        minimised then, with 1/32 for that derivative: it is 1/2 at most (Böhning 1992,
         doi:10.1007/BF00048682), and near 0 where the classes are sure.
 
         Args:
