@@ -20,7 +20,7 @@ from .base import spread_rows
 #: Features ``(b, n, d)`` by sensor, and where they saw something ``(b, n)``.
 Seen = dict[str, tuple[Tensor, Tensor]]
 
-#: Of such a batch: share of the bands that a further look goes without, and weight of that look.
+#: Share of the bands that the look of other sensors goes without, and weight of that look.
 _FEWER, _OTHER_WEIGHT = 0.2, 0.05
 #: Deviations of the logarithms of the wavelengths and bandwidths that this look is told.
 _ELSEWHERE, _WIDER = 0.02, 0.3
