@@ -19,7 +19,8 @@ from torchgeo_anysensor.models import (
 )
 from torchgeo_anysensor.models.base import Features
 from torchgeo_anysensor.models.canonical import PRIVATE, CanonicalMap
-from torchgeo_anysensor.models.moments import MetBands, RandomFeatures
+from torchgeo_anysensor.models.met_bands import MetBands
+from torchgeo_anysensor.models.moments import RandomFeatures
 from torchgeo_anysensor.types import take_bands
 
 SIGNAL = torch.tensor([25.0, 9.0, 1.0, 0.0])
@@ -263,6 +264,11 @@ def test_comes_back_from_a_folder_with_its_maps(make_view, tmp_path):
     assert back.detail_parts() == [back.encoder.fine]
 
 
+def rows_of(view, row):
+    shared = {'res'} | {key for key in ('wavelength', 'bandwidth', 'gsd') if view[key].ndim == 1}
+    return {key: x if key in shared else x[row : row + 1] for key, x in view.items()}
+
+
 def bands_alone(view, *places):
     keep = torch.zeros(view['image'].shape[1], dtype=torch.bool)
     keep[[*places]] = True
@@ -294,6 +300,27 @@ def test_bands_unlike_those_that_were_met_are_not_read(make_view):
     assert_close(read(by_sample), read(view))
     encoder.bands.meet(view['wavelength'])
     assert torch.equal(read(view), everything)
+
+
+@pytest.mark.filterwarnings('ignore:bands at')
+@torch.no_grad()
+@pytest.mark.parametrize('case', ['seen by one of them', 'of two platforms'])
+def test_what_is_not_read_of_a_sample_does_not_hang_on_the_others(make_view, case):
+    encoder = with_detail()
+    encoder.bands.meet(torch.tensor([0.50, 0.84]))
+    views = [make_view(2, seed=1), make_view(2, seed=2)]
+    views[0]['wavelength'] = torch.tensor([0.50, 0.84])
+    views[1]['wavelength'] = torch.tensor([0.70, 1.60])
+    views[0]['valid'][1] = False
+    if case == 'of two platforms':
+        views = [views[1] | {'wavelength': torch.tensor([[0.50, 0.84], [0.50, 0.70]])}]
+    whole = encode(encoder, views, detail_m=20)
+    for row in range(2):
+        alone = encode(encoder, [rows_of(view, row) for view in views], detail_m=20)
+        assert_close(whole.tokens[row], alone.tokens[0])
+        assert_close(whole.detail[row], alone.detail[0])
+        assert whole.valid[row].all()
+        assert alone.valid.all()
 
 
 def test_a_band_is_met_up_to_three_percent_away():

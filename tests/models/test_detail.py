@@ -185,3 +185,5 @@ def test_sensors_count_by_their_pixels_in_the_mean(encoder, make_view):
     fine, coarse = map(read, views)
     assert_close(read(*views), (4 * fine + coarse) / 5)
     assert_close(read(*views[::-1]), (4 * fine + coarse) / 5)
+    views[0]['gsd'] = torch.full((4,), 20.0)  # 20 m delivered as 10 m
+    assert_close(read(*views), (read(views[0]) + coarse) / 2)

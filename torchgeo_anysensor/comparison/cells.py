@@ -201,7 +201,7 @@ def run_cell(cell: Cell, method: Method, ground: Ground, test: Patches) -> Resul
 def _spent(fitted: Fitted, seconds: float) -> dict[str, float | str]:
     """What a cell took, and the code of its trainings, for its rows."""
     return {
-        'code': ' '.join(dict.fromkeys([fitted.spent.code, fitted.pretraining.code])),
+        'code': ' '.join(sorted({fitted.spent.code, fitted.pretraining.code} - {''})),
         'steps': fitted.spent.steps,
         'gflop': fitted.spent.gflop,
         'pretrain_steps': fitted.pretraining.steps,

@@ -29,7 +29,7 @@ from ..types import IGNORE_INDEX
 from .patches import Patches
 from .protocols import Case, Test
 from .scores import count, scores
-from .training import Budget, Spent, Transform, default_precision, predict, train
+from .training import CODE, Budget, Spent, Transform, default_precision, predict, train
 
 #: ``class_path`` and ``init_args``, as in a YAML config.
 Description = Mapping[str, Any]
@@ -243,7 +243,8 @@ def kept_name(what: Any, case: Case, budget: Budget, seed: int) -> str:
 
 def kept_spent(path: Path) -> Spent:
     """What a kept training took."""
-    return Spent(**torch.load(path, map_location='cpu', weights_only=True)['spent'])
+    kept = torch.load(path, map_location='cpu', weights_only=True)['spent']
+    return Spent(**{'code': 'unknown', **kept})
 
 
 def fit_segmenter(
@@ -264,7 +265,7 @@ def fit_segmenter(
     val = _pairs(ground.val, ground) if len(penalties) > 1 else None
     best = segmenter.fit(train, val, max_pixels=_MAX_PIXELS, penalties=penalties)
     task = Segmentation(segmenter, list(ground.classes), train_sensors=ground.case.train.sensors)
-    return Fitted(task, Spent(seconds=time.perf_counter() - start)), best
+    return Fitted(task, Spent(seconds=time.perf_counter() - start, code=CODE)), best
 
 
 def _pairs(patches: Patches, ground: Ground) -> list[Labelled]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .cells import Drawn, Result
 from .scores import Bootstrap, Counts, difference, interval
-from .training import code_version
+from .training import CODE
 
 #: With fewer blocks of ground in a test, an interval is rough.
 FEW_BLOCKS = 20
@@ -175,13 +175,14 @@ class Report:
 
     def code(self) -> str:
         """A sentence on which code has made the results."""
-        now = code_version()
-        older = self.rows.loc[self.rows['code'] != now, 'method'].unique()
+        if 'code' not in self.rows:
+            return 'Which code made it is not known.'
+        older = self.rows.loc[self.rows['code'] != CODE, 'method'].unique()
         if not len(older):
-            return f'All of it was made by the present code ({now}).'
+            return f'All of it was made by the present code ({CODE}).'
         return (
-            f'Not all was made by the present code ({now}): see the column `code` of results.csv '
-            f'for {", ".join(older)}. `--again` runs them anew.'
+            f'Other code than the present ({CODE}) made some of it: see the column `code` of '
+            f'results.csv for {", ".join(older)}. `--again` runs them anew.'
         )
 
     def verdicts(self, subjects: Sequence[str]) -> Iterator[str]:

@@ -9,8 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -69,21 +68,24 @@ class Budget:
             raise ValueError(f'gflop={self.gflop} must be positive')
 
 
-@cache
-def code_version() -> str:
+def _code_version() -> str:
     """A short name of the source of this package, another one after every change."""
     files = sorted(Path(__file__).parents[1].rglob('*.py'))
     return hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()[:8]
 
 
+#: Of the code that was imported, whatever its files have become since.
+CODE = _code_version()
+
+
 @dataclass(frozen=True)
 class Spent:
-    """What a training took, and :func:`code_version` of what made it."""
+    """What a training took, and :data:`CODE` of what made it, or nothing if nothing was trained."""
 
     steps: int = 0
     gflop: float = 0.0
     seconds: float = 0.0
-    code: str = field(default_factory=code_version)
+    code: str = ''
 
 
 class _Draws(IterableDataset[MultiSensorSample]):
@@ -167,7 +169,7 @@ def train(
         )
         trainer.fit(task, DataLoader(draw, batch_size=None))
     task.eval()
-    return Spent(draw.steps, gflop * draw.steps, time.perf_counter() - start)
+    return Spent(draw.steps, gflop * draw.steps, time.perf_counter() - start, CODE)
 
 
 def default_precision() -> Literal['32-true', 'bf16-mixed']:

@@ -57,6 +57,7 @@ class ChipLoader(DataLoader[Any]):
             'batches': self._done,
             'batch_size': self.batch_size or 1,
             'ranks': self.sampler.num_replicas,
+            'seed': self.sampler.seed,
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -70,6 +71,7 @@ class ChipLoader(DataLoader[Any]):
         """
         check_same(self.state_dict(), state, ('batch_size', 'ranks'))
         self.sampler.set_epoch(state['epoch'])
+        self.sampler.seed = state.get('seed', self.sampler.seed)
         self._resumed = dict(state)
 
 
@@ -144,7 +146,8 @@ class ChippedDataModule(BaseDataModule):
             root: Folder that ``torchgeo-anysensor chip`` has written.
             batch_size: Chips in a batch.
             train_transforms: Called in turn on each training batch, on the device.
-            seed: Of the order of training; by default that of ``seed_everything``.
+            seed: Of the order of training, the same for all ranks; by default that of
+                ``seed_everything``, or else of the first rank.
             num_workers: Processes that read.
         """
         super().__init__(cast(Any, ChippedDataset), batch_size, num_workers)
@@ -182,19 +185,18 @@ class ChippedDataModule(BaseDataModule):
         for split in needed:
             if split not in self.chips:
                 self.chips[split] = ChippedDataset(self.root, split=split)
+        if stage == 'fit' and self.seed is None and self.trainer is not None:
+            self.seed = self.trainer.strategy.broadcast(torch.initial_seed())
         counts = ', '.join(f'{split} {len(self.chips[split])}' for split in needed)
         rank_zero_info(f'Chips in {self.root}: {counts}')
 
     def _dataloader_factory(self, split: str) -> ChipLoader:
-        """Make the loader of a split; all ranks have the same order."""
-        seed = torch.initial_seed() if self.seed is None else self.seed
-        if self.trainer is not None:
-            seed = self.trainer.strategy.broadcast(seed)
+        """Make the loader of a split."""
         return chip_loader(
             self.chips[split],
             batch_size=int(self.batch_size),
             shuffle=split == 'train',
-            seed=seed,
+            seed=self.seed,
             num_workers=self.num_workers,
         )
 

@@ -181,7 +181,7 @@ class StackDataset(SensorDataset):
 
     def _declaration(self) -> tuple[object, ...]:
         """What the user said of the files."""
-        own = self.filename_glob, self._file_bands, self._date, self._qa_regex
+        own = self.filename_glob, self._file_bands, self._needed(), self._date, self._qa_regex
         return *super()._declaration(), *own
 
     def _describe(self, tile: Tile) -> None:
@@ -193,11 +193,16 @@ class StackDataset(SensorDataset):
         super()._describe(tile)
         for path in tile.files.get('', {}).values():
             count = tile.counts.get(path, 0)
-            if 0 < count < len(self._file_bands):
+            if 0 < count < self._needed():
                 raise ValueError(
-                    f'has {count} bands, and {len(self._file_bands)} are named: '
-                    f'{", ".join(self._file_bands)}; `bands` names those of a file, in its order'
+                    f'has {count} bands, and {self._file_bands[self._needed() - 1]} should be band '
+                    f'{self._needed()}; `bands` names those of a file, in its order'
                 )
+
+    def _needed(self) -> int:
+        """How many bands a file of all bands must have: those up to the last one that is read."""
+        read = {*self.bands, *(qa.band for qa in self.qa)}
+        return max(n for n, name in enumerate(self._file_bands, start=1) if name in read)
 
     def _locate(self, tile: Tile, band: str) -> tuple[str, int]:
         """File of a band, and its place in the file."""

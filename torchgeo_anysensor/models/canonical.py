@@ -7,6 +7,8 @@ Letters as in :mod:`torchgeo_anysensor.types`, and ``d`` features of an encoder,
 functions of them, ``S`` shared features.
 """
 
+import itertools
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -14,15 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..types import SensorSample, take_bands
+from ..types import SensorSample
 from .base import Features, SensorEncoder
 from .heads import as_map, resize
-from .moments import RANDOM, CrossSensorMoments, EncoderMoments, MetBands, RandomFeatures, scaled
+from .met_bands import MetBands, known_views
+from .moments import RANDOM, CrossSensorMoments, EncoderMoments, RandomFeatures, scaled
 
 #: Most axes of agreement that are kept.
 SHARED = 256
 #: Size of what sensors need not agree about, beside that of what they do.
 PRIVATE = 0.02
+# Wavelengths that a warning names
+_NAMED = 12
+# Where a warning is not the user's own line
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 
 class CanonicalMap(nn.Module):
@@ -136,6 +143,7 @@ class CanonicalEncoder(SensorEncoder):
         self.tokens = CanonicalMap([dim])
         self.fine = CanonicalMap([dim, fine]) if fine else None
         self.bands = MetBands()
+        self._told: set[str] = set()  # wavelengths that a warning has named
         self.embed_dim = self.tokens.out_dim
         self.detail_dim = 0 if self.fine is None else self.fine.out_dim
         self.detail_holds_tokens = self.fine is not None
@@ -199,20 +207,19 @@ class CanonicalEncoder(SensorEncoder):
             found = self.encoder.with_detail(self._known(views), token_m=token_m, detail_m=detail_m)
         return self._mapped(found)
 
-    def _known(self, views: Sequence[SensorSample]) -> Sequence[SensorSample]:
-        """The views without the bands that are not known, with a warning; all, if none is known."""
-        known = [self.bands.knows(view['wavelength']) for view in views]
-        keep = [each if each.ndim == 1 else each.any(dim=0) for each in known]
-        if all(bool(own.all()) for own in keep) or not any(bool(own.any()) for own in keep):
-            return views
-        waves = [view['wavelength'][..., ~own].flatten() for view, own in zip(views, keep)]
-        places = sorted({f'{wave:.2f}' for wave in torch.cat(waves).tolist()}, key=float)
-        warnings.warn(
-            f'bands at {", ".join(places)} um are not read: the pretraining has met none like them. '
-            'Pretrain with them, or load the encoder with canonical=False',
-            stacklevel=2,
-        )
-        return [take_bands(view, own) for view, own in zip(views, keep) if bool(own.any())]
+    def _known(self, views: Sequence[SensorSample]) -> list[SensorSample]:
+        """The views without the bands that are not known, with a warning at the first time."""
+        found, without = known_views(self.bands, views)
+        if not without <= self._told:
+            self._told |= without
+            first, *more = itertools.batched(sorted(without, key=float), _NAMED)
+            rest = f' and {sum(map(len, more))} more' if more else ''
+            warnings.warn(
+                f'bands at {", ".join(first)} um{rest} are not read: the pretraining has met none like '
+                'them. Pretrain with them, or load the encoder with canonical=False',
+                skip_file_prefixes=(_PACKAGE,),
+            )
+        return found
 
     def _precision(self, views: Sequence[SensorSample]) -> torch.autocast:
         """In evaluation float32, else as it is."""

@@ -7,24 +7,19 @@ Letters as in :mod:`torchgeo_anysensor.types`, and ``d`` features of an encoder,
 functions of them.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import WAVELENGTH_RANGE_UM, SensorEncoder
+from .base import SensorEncoder
+from .met_bands import MetBands
 
 #: Random functions of each group of features among which agreement is looked for.
 RANDOM = 256
 #: Added to the disagreement of each feature, as a share of the feature's own variance.
 _RIDGE = 1e-5
-#: A band is taken for one that was met within this share of its wavelength: for that of another
-#: sensor which sees nearly the same (the blue of Landsat and of Sentinel-2 differ by 0.021).
-NEAR = 0.03
-#: Wavelengths are remembered to this share of themselves.
-_STEP = 0.0025
 #: How far a random function bends over the spread of the features.
 _BEND = 1.5
 
@@ -194,34 +189,6 @@ class CrossSensorMoments(nn.Module):
         self.total.lerp_(total, weight)
         self.within.lerp_(within, weight)
         self.mean.lerp_(mean, weight)
-
-
-class MetBands(nn.Module):
-    """The wavelengths of the bands that were met."""
-
-    met: Tensor
-
-    def __init__(self) -> None:
-        """Start with none."""
-        super().__init__()
-        low, high = map(math.log, WAVELENGTH_RANGE_UM)
-        self.register_buffer('met', torch.zeros(round((high - low) / _STEP) + 1, dtype=torch.bool))
-
-    @torch.no_grad()
-    def meet(self, wavelength: Tensor) -> None:
-        """Remember bands, of wavelengths of any shape in micrometres."""
-        self.met[_place(wavelength).flatten()] = True
-
-    def knows(self, wavelength: Tensor) -> Tensor:
-        """Say of which bands, of any shape, one was met that sees nearly the same."""
-        around = 2 * round(NEAR / _STEP) + 1
-        near = F.max_pool1d(self.met.float()[None], around, stride=1, padding=around // 2)[0] > 0
-        return near[_place(wavelength)]
-
-
-def _place(wavelength: Tensor) -> Tensor:
-    """Where a wavelength is remembered."""
-    return ((wavelength.float() / WAVELENGTH_RANGE_UM[0]).log() / _STEP).round().long()
 
 
 class EncoderMoments(nn.Module):

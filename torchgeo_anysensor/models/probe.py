@@ -74,7 +74,7 @@ class TokenRegression(FittedSegmenter):
         found = [self._look(views, size) for views in groups]
         seen = torch.stack([there for _, there in found])  # (sensors, B, 1, H, W)
         weight = torch.where(seen.any(dim=0), seen, True).float()  # where none did, of all
-        res = weight.new_tensor([min(float(view['res']) for view in views) for views in groups])
+        res = weight.new_tensor([_resolution(views, size) for views in groups])
         weight = weight * (res.min() / res).square().view(-1, 1, 1, 1, 1)
         mean = sum(x * w for (x, _), w in zip(found, weight)) / weight.sum(dim=0)
         return {'all': (cast(Tensor, mean), seen.any(dim=0)[:, 0])}
@@ -97,3 +97,10 @@ class TokenRegression(FittedSegmenter):
     def features(self, x: Tensor) -> Tensor:
         """Take tokens as they are; see :meth:`FittedSegmenter.features`."""
         return x
+
+
+def _resolution(views: Sequence[SensorSample], size: tuple[int, int]) -> float:
+    """Metres of the finest that a sensor has measured, and no finer than the pixels of the map."""
+    measured = min(max(float(view['res']), float(view['gsd'].min())) for view in views)
+    ground = float(views[0]['res']) * views[0]['image'].shape[-2]
+    return max(measured, ground / size[0])

@@ -180,6 +180,7 @@ class ResumableDataLoader(DataLoader):
             'batch_size': self.sampler.batch_size,
             'ranks': self.sampler.num_replicas,
             'shuffle_buffer': self.shuffle_buffer,
+            'seed': self.sampler.sampler.seed,
         }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
@@ -188,6 +189,7 @@ class ResumableDataLoader(DataLoader):
         Args:
             state: What :meth:`state_dict` told.
         """
+        self.sampler.sampler.seed = state.get('seed', self.sampler.sampler.seed)
         left = state['batches'] < state.get('length', len(self))
         self._wanted = {state['epoch']: dict(state)} if left else {}
 

@@ -5,7 +5,6 @@
 
 import math
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any, Literal, cast
 
 import torch
@@ -17,7 +16,7 @@ from ..models import EncoderMoments, Features, SensorEncoder, beside_detail, enc
 from ..models.ground import cut_valid
 from ..types import MultiSensorSample, SensorSample
 from .base import EncoderPretraining, spread_rows
-from .observation import Seen, finest, of_others, take_in
+from .observation import Seen, finest, meet_bands, of_others, take_in
 from .places import axes_of_patches, places_of_tokens
 from .reconstruction import MaskedBandReconstruction
 from .schedule import Schedule
@@ -220,10 +219,9 @@ class CrossSensorContrastive(EncoderPretraining):
         small part of the moments is of each sensor twice, once as if it were another one.
         """
         self._steps += 1
-        for view in chain.from_iterable(batch['sensors'].values()):
-            self.moments.bands.meet(view['wavelength'])
         if self._steps % _OBSERVED:
             return
+        meet_bands(self.moments.bands, batch)
         with torch.autocast(self.device.type, enabled=False):
             looks = [self._rows(b) for b in (batch, of_others(batch, seed=self._steps))]
             take_in(self.moments.tokens, [tokens for tokens, _ in looks], present)

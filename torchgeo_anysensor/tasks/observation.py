@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ..losses import Scatter, scatter
+from ..losses.gather import meet
 from ..models import CrossSensorMoments
 from ..models.base import WAVELENGTH_RANGE_UM
 from ..models.ground import pixels_per_cell
 from ..models.interpolation import is_opaque
+from ..models.met_bands import MetBands
 from ..types import MultiSensorSample, SensorSample, take_bands
 from .base import spread_rows
 
@@ -24,6 +26,14 @@ Seen = dict[str, tuple[Tensor, Tensor]]
 _FEWER, _OTHER_WEIGHT = 0.2, 0.05
 #: Deviations of the logarithms of the wavelengths and bandwidths that this look is told.
 _ELSEWHERE, _WIDER = 0.02, 0.3
+
+
+def meet_bands(bands: MetBands, batch: MultiSensorSample) -> None:
+    """Remember the bands of a batch of all ranks."""
+    views = [view for views in batch['sensors'].values() for view in views]
+    own = {wave for view in views for wave in view['wavelength'].flatten().tolist()}
+    everywhere, _ = meet(own)
+    bands.meet(torch.tensor(sorted(set().union(*everywhere))))
 
 
 def of_others(batch: MultiSensorSample, *, seed: int) -> MultiSensorSample:

@@ -215,6 +215,7 @@ class SegmentationProbe(MapTask):
         classes: Sequence[str],
         *,
         head: Callable[[int, int], nn.Module] = LinearHead,
+        canonical: bool = True,
         freeze: bool = True,
         train_sensors: Sequence[str] | None = None,
         test_sensors: Sequence[str] | None = None,
@@ -232,6 +233,7 @@ class SegmentationProbe(MapTask):
             classes: Names of the classes 0, 1, ...
             head: Called with the length of the features and the number of classes; makes a module
                 that turns features and a size ``(H, W)`` into logits ``(B, K, H, W)``.
+            canonical: Of a checkpoint; see :func:`~..models.load_encoder`.
             freeze: Train the head alone; otherwise the encoder too.
             train_sensors: Sensors that train and validate the probe; all of the batch by default.
                 Several are encoded together.
@@ -249,7 +251,9 @@ class SegmentationProbe(MapTask):
             ValueError: If the checkpoint holds no encoder.
         """
         super().__init__()
-        self.encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
+        if isinstance(encoder, str):
+            encoder = load_encoder(encoder, canonical=canonical)
+        self.encoder = encoder
         # From now on the encoder is described by itself, not by a path that may move
         self.describe_modules(encoder=self.encoder, head=self.hparams['head'], schedule=schedule)
         detail = {'detail_dim': self.encoder.detail_dim} if detail_m is not None else {}
