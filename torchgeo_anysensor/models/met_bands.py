@@ -92,7 +92,7 @@ def _alike(view: SensorSample, known: Tensor) -> Iterator[tuple[SensorSample, Te
     if known.ndim == 1:
         yield view, known
         return
-    for keep in known.unique(dim=0):
+    for keep in known.unique(dim=0):  # type: ignore[no-untyped-call]
         yield _valid_for(view, (known == keep).all(dim=1)), keep
 
 
