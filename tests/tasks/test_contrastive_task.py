@@ -27,7 +27,7 @@ from torchgeo_anysensor.models.description import describe
 from torchgeo_anysensor.models.ground import cut_valid
 from torchgeo_anysensor.models.pretrained import build_encoder, load_encoder
 from torchgeo_anysensor.samplers import AlignedPatchSampler
-from torchgeo_anysensor.tasks import CrossSensorContrastive
+from torchgeo_anysensor.tasks import CrossSensorContrastive, SegmentationProbe
 from torchgeo_anysensor.tasks.base import spread_rows
 from torchgeo_anysensor.tasks.observation import _other, finest
 from torchgeo_anysensor.tasks.places import axes_of_patches, places_of_tokens
@@ -86,8 +86,10 @@ def test_what_sensors_agree_about_is_kept_for_the_encoder(batch, tmp_path):
     trainer.save_checkpoint(tmp_path / 'it.ckpt')
     raw = load_encoder(tmp_path / 'it.ckpt', canonical=False)
     encoder = load_encoder(tmp_path / 'it.ckpt')
-    assert isinstance(raw, AnySensorViT)
-    assert isinstance(encoder, CanonicalEncoder)
+    for canonical, kind in ((False, AnySensorViT), (True, CanonicalEncoder)):
+        path = str(tmp_path / 'it.ckpt')
+        probe = SegmentationProbe(path, ['x', 'y'], canonical=canonical)
+        assert type(probe.encoder) is type(load_encoder(path, canonical=canonical)) is kind
     assert encoder.tokens.signal[0] > 2 * encoder.tokens.signal[20] > 0
     for view in itertools.chain.from_iterable(batch['sensors'].values()):
         assert encoder.bands.knows(view['wavelength']).all()
