@@ -123,10 +123,12 @@ class CanonicalEncoder(SensorEncoder):
     """An encoder, and maps of its tokens and of its detail to what sensors agree about.
 
     See :class:`CanonicalMap`. Bands of which the training has met none like them are not read: what
-    they do to the features is nothing that sensors were seen to agree about. The tokens follow what is shared of them. Detail is read together with
-    the tokens around it, and says what sensors agree about in both; the detail itself follows. The
-    pooled vector is the mean of the valid tokens. In evaluation all is computed in float32, under
-    autocast too: what sensors disagree about is as small as bfloat16 rounds.
+    they do to the features is nothing that sensors were seen to agree about.
+
+    The tokens follow what is shared of them. Detail is read together with the tokens around it, and
+    says what sensors agree about in both; the detail itself follows. The pooled vector is the mean of
+    the valid tokens. In evaluation all is computed in float32, under autocast too: what sensors
+    disagree about is as small as bfloat16 rounds.
     """
 
     def __init__(self, encoder: SensorEncoder) -> None:
