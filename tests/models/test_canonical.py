@@ -17,7 +17,7 @@ from torchgeo_anysensor.models import (
     beside_detail,
     encode,
 )
-from torchgeo_anysensor.models.base import Features
+from torchgeo_anysensor.models.base import Features, _rows
 from torchgeo_anysensor.models.canonical import PRIVATE, CanonicalMap
 from torchgeo_anysensor.models.met_bands import MetBands
 from torchgeo_anysensor.models.moments import RandomFeatures
@@ -264,11 +264,6 @@ def test_comes_back_from_a_folder_with_its_maps(make_view, tmp_path):
     assert back.detail_parts() == [back.encoder.fine]
 
 
-def rows_of(view, row):
-    shared = {'res'} | {key for key in ('wavelength', 'bandwidth', 'gsd') if view[key].ndim == 1}
-    return {key: x if key in shared else x[row : row + 1] for key, x in view.items()}
-
-
 def bands_alone(view, *places):
     keep = torch.zeros(view['image'].shape[1], dtype=torch.bool)
     keep[[*places]] = True
@@ -316,7 +311,7 @@ def test_what_is_not_read_of_a_sample_does_not_hang_on_the_others(make_view, cas
         views = [views[1] | {'wavelength': torch.tensor([[0.50, 0.84], [0.50, 0.70]])}]
     whole = encode(encoder, views, detail_m=20)
     for row in range(2):
-        alone = encode(encoder, [rows_of(view, row) for view in views], detail_m=20)
+        alone = encode(encoder, [_rows(view, slice(row, row + 1)) for view in views], detail_m=20)
         assert_close(whole.tokens[row], alone.tokens[0])
         assert_close(whole.detail[row], alone.detail[0])
         assert whole.valid[row].all()
