@@ -1,44 +1,40 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""Fixtures of the whole suite: product trees, real files, simulated scenes."""
+"""Fixtures of the whole suite: product trees, real files, simulated scenes.
+
+Fixtures import what they need themselves: the process that deals the tests to the others reads this
+file as well, before it starts them.
+"""
 
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-import product_trees as trees
 import pytest
-import torch
 
-from torchgeo_anysensor.datamodules import MultiSensorDataModule
-from torchgeo_anysensor.datasets import (
-    LabelRaster,
-    LandsatC2L2,
-    MultiSensorDataset,
-    Sentinel2L2A,
-    cache,
-    handles,
-)
-from torchgeo_anysensor.prepare import write_chips
-from torchgeo_anysensor.samplers import BlockSplit
-from torchgeo_anysensor.simulate import simulate_scenes
+if TYPE_CHECKING:
+    import product_trees
+    import torch
 
-mpl.use('Agg')
+    from torchgeo_anysensor.datamodules import MultiSensorDataModule
+
+os.environ['MPLBACKEND'] = 'Agg'
 # The suite starts some twenty processes; without bytecode each would compile all modules anew
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 if 'PYTEST_XDIST_WORKER' in os.environ:
-    torch.set_num_threads(1)  # the workers share the cores already
-    os.environ.setdefault('OMP_NUM_THREADS', '1')  # and so do processes of theirs
+    # The workers share the cores already, and so do processes of theirs
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 @pytest.fixture(scope='session', autouse=True)
 def _close_files() -> Iterator[None]:
     """Close the files that the datasets keep open, before the interpreter takes GDAL down."""
     yield
+    from torchgeo_anysensor.datasets import handles
+
     handles._layers.cache_clear()
     handles._open.cache_clear()
 
@@ -52,14 +48,18 @@ def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> trees.World:
+def world(tmp_path: Path) -> 'product_trees.World':
     """Builder of product trees in a folder of the test's own."""
+    import product_trees as trees
+
     return trees.World(tmp_path / 'world')
 
 
 @pytest.fixture(scope='session')
 def code() -> SimpleNamespace:
     """The code of position, and what goes with it."""
+    import product_trees as trees
+
     return SimpleNamespace(
         encode=trees.encode,
         decode=trees.decode,
@@ -81,6 +81,8 @@ def shared_data() -> Iterator[Path]:
     folder = Path(__file__).resolve().parents[2] / 'shared' / 'data'
     if not folder.is_dir():
         pytest.skip(f'needs {folder}')
+    from torchgeo_anysensor.datasets import cache
+
     allowed = os.access
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -94,6 +96,8 @@ def shared_data() -> Iterator[Path]:
 @pytest.fixture(scope='session')
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Simulated scenes of one place, 1.2 km wide, with spectra."""
+    from torchgeo_anysensor.simulate import simulate_scenes
+
     root = tmp_path_factory.mktemp('demo') / 'scenes'
     return simulate_scenes(root, places=1, size_m=1200, spectrometer=True)
 
@@ -101,6 +105,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='session')
 def demo_sensors(demo: Path) -> dict[str, Any]:
     """Sentinel-2 on two grids and Landsat, of the simulated scenes."""
+    from torchgeo_anysensor.datasets import LandsatC2L2, Sentinel2L2A
+
     return {
         'sentinel2_l2a': [Sentinel2L2A(demo / 'sentinel2', res=res) for res in (10, 20)],
         'landsat_c2l2': LandsatC2L2(demo / 'landsat'),
@@ -108,16 +114,24 @@ def demo_sensors(demo: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope='session')
-def scenes_of_chips(demo: Path, demo_sensors: dict[str, Any]) -> MultiSensorDataModule:
+def scenes_of_chips(demo: Path, demo_sensors: dict[str, Any]) -> 'MultiSensorDataModule':
     """What the chips are made of: two sensors on three grids, and land cover."""
+    from torchgeo_anysensor.datamodules import MultiSensorDataModule
+    from torchgeo_anysensor.datasets import LabelRaster, MultiSensorDataset
+    from torchgeo_anysensor.samplers import BlockSplit
+
     labels = LabelRaster(demo / 'landcover')
     dataset = MultiSensorDataset(demo_sensors, tolerance=3, require=1, labels=labels)
     return MultiSensorDataModule(dataset, size=240, split=BlockSplit(300), batch_size=4)
 
 
 @pytest.fixture(scope='session')
-def chips(tmp_path_factory: pytest.TempPathFactory, scenes_of_chips: MultiSensorDataModule) -> Path:
+def chips(
+    tmp_path_factory: pytest.TempPathFactory, scenes_of_chips: 'MultiSensorDataModule'
+) -> Path:
     """Chips of all splits in shards of 4, not to be changed."""
+    from torchgeo_anysensor.prepare import write_chips
+
     root = tmp_path_factory.mktemp('chips') / 'demo'
     write_chips(scenes_of_chips, root, chips_per_shard=4)
     return root
@@ -125,6 +139,8 @@ def chips(tmp_path_factory: pytest.TempPathFactory, scenes_of_chips: MultiSensor
 
 def _awake[T: torch.nn.Module](module: T) -> T:
     """What begins with nothing has random weights, as after some training."""
+    import torch
+
     for parameter in module.parameters():
         if parameter.ndim > 1 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -132,5 +148,5 @@ def _awake[T: torch.nn.Module](module: T) -> T:
 
 
 @pytest.fixture
-def awake() -> Callable[[torch.nn.Module], torch.nn.Module]:
+def awake() -> 'Callable[[torch.nn.Module], torch.nn.Module]':
     return _awake

@@ -26,6 +26,8 @@ SIZE = 1200.0  # metres along each side of a tile
 BASE, STEP, PER_METRE = 8000, 10, 2  # clear of nodata, and in the valid range of every product
 
 Edit = Callable[[np.ndarray], Any]
+#: What was written before, by pixels and options: most trees hold the same files.
+_FILES: dict[tuple[Any, ...], bytes] = {}
 
 
 def encode(place: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -58,10 +60,17 @@ def write_raster(path: Path, data: np.ndarray, grid: Grid, **profile: Any) -> Pa
     """Write ``(C, H, W)`` or ``(H, W)`` on a grid."""
     data = data if data.ndim == 3 else data[None]
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {'driver': 'GTiff', 'dtype': data.dtype, 'crs': grid.crs} | profile
+    options = {'driver': 'GTiff', 'dtype': str(data.dtype), 'crs': grid.crs} | profile
     shape = {'count': len(data), 'height': data.shape[1], 'width': data.shape[2]}
-    with rasterio.open(path, 'w', transform=grid.transform, **shape, **options) as dst:
+    options |= shape | {'transform': grid.transform}
+    key = (data.tobytes(), *options.items())
+    if key in _FILES:
+        path.write_bytes(_FILES[key])
+        return path
+    with rasterio.open(path, 'w', **options) as dst:
         dst.write(data)
+    if options['driver'] == 'GTiff':  # others may write a second file beside it
+        _FILES[key] = path.read_bytes()
     return path
 
 

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from torchgeo_anysensor import __version__, simulate
+from torchgeo_anysensor.cli import lightning_cli
 from torchgeo_anysensor.comparison import learning
 from torchgeo_anysensor.comparison import report as report_of_comparison
 from torchgeo_anysensor.main import main
@@ -251,11 +252,16 @@ def test_config_names_no_absolute_path(config):
 
 
 def compare_on_real_data(path):
-    """One protocol of an example, on few dates and labels."""
+    """One protocol of an example, on few dates and labels and a quarter of the ground."""
     config = miniature(path, ['FewLabels'])
     config['protocols'][0]['init_args']['fractions'] = [0.1]
     config['data']['init_args']['dataset']['init_args']['tolerance'] = 1  # few dates
-    config['data']['init_args']['split']['fractions'] = [0.8, 0.1, 0.1]
+    size = config['data']['init_args']['size']
+    config['data']['init_args']['split'] = {
+        'size': 2 * size,
+        'fractions': [0.6, 0.2, 0.2],
+        'buffer': size / 2,
+    }
     Path('small.yaml').write_text(yaml.safe_dump(config))
     main(['compare', '--config', 'small.yaml'])
     with Path(config['out'], 'results.csv').open() as file:
@@ -301,7 +307,7 @@ def test_missing_demo_scenes_are_written_first(workplace, demo, monkeypatch, cap
     monkeypatch.setattr(simulate, 'simulate_scenes', fake)
     config = str(ROOT / 'conf/pretrain.yaml')
     main(['fit', '--config', config, *SHORT, *SMALL_BLOCKS])
-    main(['fit', '--config', config, *SHORT, *SMALL_BLOCKS])
+    lightning_cli(['--config', config, *SHORT, *SMALL_BLOCKS], run=False)
     assert len(asked) == 1
     printed = capsys.readouterr().out
     assert 'No data in data/demo: writing simulated scenes there' in printed

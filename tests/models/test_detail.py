@@ -14,6 +14,7 @@ from torchgeo_anysensor.models import (
     SMPDecoderHead,
     TokenRegression,
     encode,
+    encode_sensors,
     ramen_tiny,
 )
 from torchgeo_anysensor.tasks import SegmentationProbe
@@ -187,3 +188,23 @@ def test_sensors_count_by_their_pixels_in_the_mean(encoder, make_view):
     assert_close(read(*views[::-1]), (4 * fine + coarse) / 5)
     views[0]['gsd'] = torch.full((4,), 20.0)  # 20 m delivered as 10 m
     assert_close(read(*views), (read(views[0]) + coarse) / 2)
+
+
+@torch.no_grad()
+def test_several_sensors_are_read_one_by_one_where_sensors_agree(encoder, make_view):
+    """By a probe of any head, too; an encoder that knows of no agreement joins them itself."""
+    canonical = CanonicalEncoder(encoder).eval()
+    sensors = {'a': [make_view(seed=1)], 'b': [make_view(seed=2)]}
+    one, other = (encode(canonical, views, detail_m=10.0) for views in sensors.values())
+    found = encode_sensors(canonical, sensors, detail_m=10.0)
+    for mean, x, y in zip(found, one, other):
+        if mean is not found.grid and mean is not found.valid:
+            assert_close(mean, (x + y) / 2)
+    batch = {'sensors': sensors, 'present': dict.fromkeys(sensors, torch.ones(2, dtype=torch.bool))}
+    probe = SegmentationProbe(canonical, ['x', 'y'], detail_m=10.0).eval()
+    assert_close(probe(batch), probe.head(found, (12, 12)))
+    joint = encode(encoder, [*sensors['a'], *sensors['b']])
+    assert torch.equal(encode_sensors(encoder, sensors).tokens, joint.tokens)
+    sensors['b'] = [make_view(size=(24, 24))]
+    with pytest.raises(ValueError, match='must share its ground'):
+        encode_sensors(canonical, sensors)

@@ -326,7 +326,7 @@ def test_concatenation_leaves_out_who_saw_nothing_of_the_sample():
 def test_unet_sees_single_pixels(size):
     """It learns the sign of noise, where each pixel is for itself."""
     torch.manual_seed(0)
-    net, noise = UNet(1, 1), torch.randn(12, 1, *size)
+    net, noise = UNet(1, 1, decoder_channels=(64, 32, 32, 32)), torch.randn(12, 1, *size)
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     for _ in range(25):
         optimizer.zero_grad()

@@ -16,7 +16,7 @@ from .heads import LinearHead, SMPDecoderHead
 from .moments import CrossSensorMoments, EncoderMoments
 from .plain import TimmEncoder
 from .pretrained import load_encoder
-from .probe import TokenRegression
+from .probe import TokenRegression, encode_sensors
 from .ramen import RAMEN, ramen_small, ramen_tiny
 from .regression import SoftmaxRegression
 from .render import BandRenderer
@@ -68,6 +68,7 @@ __all__ = [
     'atomizer_tiny',
     'beside_detail',
     'encode',
+    'encode_sensors',
     'fuse',
     'load_encoder',
     'ramen_small',

@@ -1,23 +1,82 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""What a frozen encoder knows, read by a linear map of its tokens.
+"""What an encoder says of several sensors, and a linear map that reads it.
 
-Letters as in :mod:`torchgeo_anysensor.types`.
+Letters as in :mod:`torchgeo_anysensor.types`, and ``S`` sensors.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import compress
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..types import SensorSample
-from .base import SensorEncoder, encode
+from .base import Features, SensorEncoder, encode
 from .floors import FittedSegmenter
 from .heads import as_map, resize
+
+
+def encode_sensors(
+    encoder: SensorEncoder,
+    sensors: Mapping[str, Sequence[SensorSample]],
+    *,
+    token_m: float | None = None,
+    detail_m: float | None = None,
+) -> Features:
+    """Encode the views of several sensors of the same patches.
+
+    They are encoded together, unless the encoder knows how far sensors disagree about its features
+    (:attr:`SensorEncoder.token_own`). Then it has learned what one sensor says alone: each is
+    encoded by itself, and the mean is taken of those that saw the token, in which each counts by its
+    pixels on the ground, as in a mean of independent measurements.
+
+    Args:
+        encoder: Any encoder that keeps the contract.
+        sensors: Batched views by sensor, one for each grid. All have a row for each sample; where a
+            sensor did not see a sample, no pixel of its row is valid.
+        token_m: As for :func:`encode`.
+        detail_m: As for :func:`encode`.
+
+    Returns:
+        The features; ``valid`` where any of the sensors has seen something.
+
+    Raises:
+        ValueError: As for :func:`encode`, or if sensors differ in their ground.
+    """
+    sizes = {'token_m': token_m, 'detail_m': detail_m}
+    if encoder.token_own is None or len(sensors) == 1:
+        return encode(encoder, [view for views in sensors.values() for view in views], **sizes)
+    found = [encode(encoder, views, **sizes) for views in sensors.values()]
+    if len(grids := {each.grid for each in found}) > 1:
+        raise ValueError(f'sensors of one patch must share its ground, got token grids {grids}')
+    seen = torch.stack([each.valid for each in found])  # (S, B, N)
+    weight = torch.where(seen.any(dim=0), seen, True).float()  # where none did, all count
+    res = weight.new_tensor([_resolution(views) for views in sensors.values()])
+    weight = weight * (res.min() / res).square().view(-1, 1, 1)
+    weight = weight / weight.sum(dim=0)
+
+    def mean(parts: list[Tensor], share: Tensor) -> Tensor:
+        return (torch.stack(parts) * share.to(parts[0].dtype)).sum(dim=0)
+
+    detail = [each.detail for each in found if each.detail is not None]
+    if detail:
+        fine = weight.view(-1, weight.shape[1], *found[0].grid)
+        fine = F.interpolate(fine, detail[0].shape[-2:], mode='nearest').unsqueeze(2)
+    return Features(
+        mean([each.tokens for each in found], weight.unsqueeze(-1)),
+        mean([each.pooled for each in found], weight.mean(dim=-1, keepdim=True)),
+        found[0].grid,
+        seen.any(dim=0),
+        mean(detail, fine) if detail else None,
+    )
+
+
+def _resolution(views: Sequence[SensorSample]) -> float:
+    """Metres of the finest that a sensor has measured."""
+    return min(max(float(view['res']), float(view['gsd'].min())) for view in views)
 
 
 class TokenRegression(FittedSegmenter):
@@ -25,10 +84,8 @@ class TokenRegression(FittedSegmenter):
 
     Tokens are interpolated to the pixels of the map, which for a linear map is the same as to
     interpolate its logits. The features keep their sizes against each other: an encoder says by them
-    what counts. All views of all sensors are encoded together, unless the encoder knows how far sensors
-    disagree about its features. Then each sensor is encoded by itself, and of what they say the mean is
-    taken, of those that saw the pixel, in which each counts by its pixels on the ground: a mean of
-    independent measurements. The regression is fitted for what another sensor would have seen.
+    what counts. Several sensors are read as :func:`encode_sensors` does. If the encoder knows how far
+    sensors disagree about its features, the regression is fitted for what another one would have seen.
     """
 
     def __init__(
@@ -69,24 +126,14 @@ class TokenRegression(FittedSegmenter):
         self, sensors: Mapping[str, Sequence[SensorSample]], size: tuple[int, int]
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Encode; see :meth:`FittedSegmenter.inputs`."""
-        together = [view for views in sensors.values() for view in views]
-        groups = [together] if self.noise() is None else [*sensors.values()]
-        found = [self._look(views, size) for views in groups]
-        seen = torch.stack([there for _, there in found])  # (sensors, B, 1, H, W)
-        weight = torch.where(seen.any(dim=0), seen, True).float()  # where none did, of all
-        res = weight.new_tensor([_resolution(views, size) for views in groups])
-        weight = weight * (res.min() / res).square().view(-1, 1, 1, 1, 1)
-        mean = sum(x * w for (x, _), w in zip(found, weight)) / weight.sum(dim=0)
-        return {'all': (cast(Tensor, mean), seen.any(dim=0)[:, 0])}
-
-    @torch.no_grad()
-    def _look(self, views: Sequence[SensorSample], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Features ``(B, F, H, W)`` of views, and where they saw something ``(B, 1, H, W)``."""
-        features = encode(self.encoder, views, token_m=self.token_m, detail_m=self.detail_m)
+        with torch.no_grad():
+            features = encode_sensors(
+                self.encoder, sensors, token_m=self.token_m, detail_m=self.detail_m
+            )
         maps = compress((as_map(features), features.detail), self.parts)
         x = torch.cat([resize(each.float(), size) for each in maps if each is not None], dim=1)
         seen = features.valid.view(-1, 1, *features.grid).float()
-        return x, F.interpolate(seen, size, mode='nearest') > 0
+        return {'all': (x, F.interpolate(seen, size, mode='nearest')[:, 0] > 0)}
 
     def noise(self) -> Tensor | None:
         """Variance ``(F,)`` of how far apart two sensors are; see :meth:`FittedSegmenter.noise`."""
@@ -97,10 +144,3 @@ class TokenRegression(FittedSegmenter):
     def features(self, x: Tensor) -> Tensor:
         """Take tokens as they are; see :meth:`FittedSegmenter.features`."""
         return x
-
-
-def _resolution(views: Sequence[SensorSample], size: tuple[int, int]) -> float:
-    """Metres of the finest that a sensor has measured, and no finer than the pixels of the map."""
-    measured = min(max(float(view['res']), float(view['gsd'].min())) for view in views)
-    ground = float(views[0]['res']) * views[0]['image'].shape[-2]
-    return max(measured, ground / size[0])

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from ..models import LinearHead, Segmenter, SensorEncoder, encode, segment
+from ..models import LinearHead, Segmenter, SensorEncoder, encode_sensors, segment
 from ..models.pretrained import load_encoder
 from ..types import IGNORE_INDEX, MultiSensorSample, SensorSample
 from .base import SensorTask, joint_views, sensor_views
@@ -236,7 +236,7 @@ class SegmentationProbe(MapTask):
             canonical: Of a checkpoint; see :func:`~..models.load_encoder`.
             freeze: Train the head alone; otherwise the encoder too.
             train_sensors: Sensors that train and validate the probe; all of the batch by default.
-                Several are encoded together.
+                Several are read as :func:`~..models.encode_sensors` does.
             test_sensors: Sensors that test it; by default *train_sensors*.
             token_m: Width of a ground token in metres; by default the encoder's own.
             detail_m: Width of a cell of the encoder's detail in metres, if the head is to read that
@@ -285,10 +285,12 @@ class SegmentationProbe(MapTask):
 
     def forward(self, batch: MultiSensorSample, *, sensors: Sequence[str] | None = None) -> Tensor:
         """Logits of a batch; see :meth:`MapTask.forward`."""
-        views = joint_views(batch['sensors'], batch.get('present'), sensors)
+        views = sensor_views(batch['sensors'], batch.get('present'), sensors)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            features = encode(self.encoder, views, token_m=self.token_m, detail_m=self.detail_m)
-        return cast(Tensor, self.head(features, map_size(batch, views)))
+            features = encode_sensors(
+                self.encoder, views, token_m=self.token_m, detail_m=self.detail_m
+            )
+        return cast(Tensor, self.head(features, map_size(batch, joint_views(views, None))))
 
 
 def map_size(batch: MultiSensorSample, views: Sequence[SensorSample]) -> tuple[int, int]:
