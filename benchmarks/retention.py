@@ -43,14 +43,16 @@ def contrastive(**options: object) -> Callable[[SensorEncoder], EncoderPretraini
     return lambda encoder: CrossSensorContrastive(encoder, projection_dim=64, **options)
 
 
+#: Beside the contrast, as in conf/pretrain.yaml.
+RECONSTRUCTION = {'reconstruction': 3.0, 'patch_weight': 0.1, 'token_weight': 0.1}
 #: What the encoder learns, and whether from Sentinel-2 alone.
 WAYS: dict[str, tuple[Callable[[SensorEncoder], EncoderPretraining] | None, bool]] = {
     'untrained': (None, False),
     'Sentinel-2 alone, reconstruction': (MaskedAutoencoding, True),
     '(a) contrast': (contrastive(), False),
-    '(b) contrast, reconstruction': (contrastive(reconstruction=3.0), False),
+    '(b) contrast, reconstruction': (contrastive(**RECONSTRUCTION), False),
     '(c) contrast, reconstruction, private part': (
-        contrastive(reconstruction=3.0, private_dim=24),
+        contrastive(**RECONSTRUCTION, private_dim=24),
         False,
     ),
 }
