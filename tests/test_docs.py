@@ -32,8 +32,13 @@ def test_example_runs(code, tmp_path, monkeypatch, demo, capsys):
 
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda p: p.name)
 def test_links_lead_somewhere(path):
-    for target in re.findall(r'\]\((?!https?:)([^)#]+)', path.read_text()):
-        assert (path.parent / target).exists(), target
+    for target, anchor in re.findall(r'\]\((?!https?:)([^)#]*)#?([^)]*)\)', path.read_text()):
+        there = path.parent / target if target else path
+        assert there.exists(), target
+        if anchor:
+            titles = re.findall(r'^#+ (.+)$', there.read_text(), re.MULTILINE)
+            slugs = [re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-') for title in titles]
+            assert anchor in slugs, f'{target}#{anchor}'
 
 
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda p: p.name)
