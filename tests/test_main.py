@@ -214,6 +214,8 @@ def test_comparison_runs_every_method_once_and_reports(workplace, capsys, monkey
     assert all(0 <= float(row['miou']) <= 1 and float(row['ece']) >= 0 for row in rows)
     pictures = {path.stem for path in Path('logs/compare').glob('*.png')}
     assert pictures == {'matrix', 'matrix-heat', 'matrix-maps', 'removed', 'removed-maps'}
+    assert '| method | same sensor | other sensor | other / same |' in report
+    assert '| method | all | one removed |' in report
     assert 'All of it was made by the present code' in report
     monkeypatch.setattr(report_of_comparison, 'CODE', 'newer')
     main(['compare', '--config', 'small.yaml'])

@@ -95,10 +95,9 @@ class Report:
 
     def ratio(self, protocol: str, method: str) -> Score | None:
         """Other sensor over same sensor, of a matrix; None if the matrix is not whole."""
-        parts = []
+        parts, groups = [], self.groups(protocol)
         for group in ('other sensor', 'same sensor'):
-            tests = [(case, test) for case, test, g in self.tests(protocol) if g == group]
-            counts = self.counts(protocol, tests, method) if tests else None
+            counts = self.counts(protocol, groups[group], method) if group in groups else None
             if counts is None:
                 return None
             parts.append(self._bootstrap.miou(counts))
@@ -134,20 +133,28 @@ class Report:
         values = r[column][here & (r['test'] == test) & (r['method'] == method)]
         return '—' if values.isna().all() else f'{values.mean():.3f}'
 
-    def ratios(self, protocol: str) -> str:
-        """Same sensor, other sensor and their ratio for each method, as Markdown."""
-        groups = 'same sensor', 'other sensor'
+    def groups(self, protocol: str) -> dict[str, list[tuple[str, str]]]:
+        """Case and test of each test of a protocol, by the question that it is about."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for case, test, group in self.tests(protocol):
+            found.setdefault(group, []).append((case, test))
+        return found
+
+    def means(self, protocol: str) -> str:
+        """Methods in rows and means over the tests of each question in columns, as Markdown.
+
+        Of a matrix also what is left on another sensor, as a share.
+        """
+        groups = self.groups(protocol)
+        matrix = {'same sensor', 'other sensor'} <= groups.keys()
         rows = []
         for method in self.methods:
-            ratio = self.ratio(protocol, method)
-            if ratio is not None:
-                tests = {
-                    g: [(c, t) for c, t, group in self.tests(protocol) if group == g]
-                    for g in groups
-                }
-                scores = [str(self.score(protocol, tests[g], method)) for g in groups]
-                rows.append([method, *scores, str(ratio)])
-        return markdown(['method', *groups, 'other / same'], rows)
+            found = [self.score(protocol, tests, method) for tests in groups.values()]
+            if matrix:
+                found.append(self.ratio(protocol, method))
+            if any(found):
+                rows.append([method, *('—' if score is None else str(score) for score in found)])
+        return markdown(['method', *groups, *(['other / same'] if matrix else [])], rows)
 
     def classes(self, protocol: str) -> str:
         """IoU of each class in the first test of a protocol, as Markdown."""
@@ -199,9 +206,7 @@ class Report:
         """
         for subject in subjects:
             for protocol in self.protocols():
-                groups = dict.fromkeys(group for _, _, group in self.tests(protocol))
-                for group in groups:
-                    tests = [(c, t) for c, t, g in self.tests(protocol) if g == group]
+                for group, tests in self.groups(protocol).items():
                     sentence = self._verdict(subject, protocol, tests, subjects)
                     if sentence is not None:
                         yield f'{protocol}, {group}: {sentence}'
@@ -252,8 +257,8 @@ class Report:
         ]
         for protocol in self.protocols():
             parts += [f'## {protocol}', self.table(protocol)]
-            if any(group == 'other sensor' for _, _, group in self.tests(protocol)):
-                parts.append(self.ratios(protocol))
+            if len(self.groups(protocol)) < len(self.tests(protocol)):
+                parts.append(self.means(protocol))
             parts += ['Calibration error:', self.table(protocol, 'ece')]
             parts += ['IoU by class,', self.classes(protocol)]
         parts += ['## Spent', 'The most that one training took:', self.spent()]
