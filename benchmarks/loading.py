@@ -21,6 +21,7 @@ import io
 import itertools
 import multiprocessing
 import os
+import pickle
 import pstats
 import resource
 import statistics
@@ -309,15 +310,18 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def memory(scenes: Scenes, options: argparse.Namespace) -> str:
-    """How far the resident memory of a worker grows over many patches, GDAL keeping 64 MB."""
+def memory(pickled: bytes) -> str:
+    """How far the memory of a worker grows over many patches, above what it has imported.
+
+    Args:
+        pickled: A :class:`Source`, as a worker gets its dataset.
+    """
     before = peak_mb()
-    patches = argparse.Namespace(size=options.size, count=options.memory)
-    source = ours(scenes, patches, qa=True)
+    source: Source = pickle.loads(pickled)
     marks = []
     for number, key in enumerate(source.keys, 1):
         source.dataset[key]
-        if number in {options.memory // 10, options.memory}:
+        if number in {len(source.keys) // 10, len(source.keys)}:
             marks.append(f'{peak_mb() - before:.0f} MB after {number} patches')
     return ', '.join(marks)
 
@@ -437,9 +441,11 @@ def main(args: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = options.root or Path(folder)
         if options.memory:
-            os.environ['GDAL_CACHEMAX'] = '64'
+            os.environ['GDAL_CACHEMAX'] = '64'  # as the workers of MultiSensorDataModule
+            patches = argparse.Namespace(size=options.size, count=options.memory)
+            source = pickle.dumps(ours(scenes_of(root, 3, options), patches, qa=True))
             with ProcessPoolExecutor(1, spawn) as pool:
-                print(pool.submit(memory, scenes_of(root, 3, options), options).result())
+                print(pool.submit(memory, source).result())
             return
         if options.profile:
             os.environ['GDAL_CACHEMAX'] = CACHES['warm']

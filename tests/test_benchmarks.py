@@ -5,6 +5,7 @@
 
 import argparse
 import importlib
+import pickle
 from pathlib import Path
 
 import pytest
@@ -210,11 +211,12 @@ def test_all_ways_to_load_read_the_same_ground(scenes):
 
 def test_profile_and_memory_of_loading(scenes):
     loading, written = scenes
-    options = argparse.Namespace(size=600, patches=2, memory=10)
+    options = argparse.Namespace(size=600, patches=2, count=10)
     parts = loading.profile(written, options)
     assert parts['a sample'] >= parts['the views'] >= parts['their bands'] >= parts['decoding'] > 0
     assert all(ms > 0 for ms in parts.values())
-    assert 'after 10 patches' in loading.memory(written, options)
+    source = loading.ours(written, options, qa=True)
+    assert 'MB after 10 patches' in loading.memory(pickle.dumps(source))
 
 
 def test_costs_of_an_index(benchmark, capsys):
