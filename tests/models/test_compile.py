@@ -66,7 +66,7 @@ def test_the_same_graph_serves_other_batches_and_patches(encoder, sensors, make_
 
 
 def test_export_round_trip_for_any_batch_patch_and_bands(encoder, sensors, make_view):
-    cells, positions, _ = encoder.cut(sensors[0])
+    cells, positions, _ = encoder.cut(sensors[2])
     batch, places = Dim('batch'), Dim('places')
     view = {'pixels': {0: batch, 1: places, 2: Dim.AUTO}, 'valid': {0: batch, 1: places}}
     view |= {fact: {0: Dim.AUTO} for fact in ('wavelength', 'bandwidth', 'gsd')}
@@ -78,10 +78,13 @@ def test_export_round_trip_for_any_batch_patch_and_bands(encoder, sensors, make_
     file.seek(0)
     network = torch.export.load(file).module()
     others = [make_view(5, size=(30, 42), batch=5), make_view(3, size=(15, 21), res=20.0, batch=5)]
-    others[0]['valid'][0, :12] = others[1]['valid'][0, :6] = False
-    for views in (sensors[0], others):
+    others.append(make_view(4, size=(10, 14), res=30.0, batch=5, thermal=True))
+    for other, rows in zip(others, (12, 6, 4)):  # two rows of cells that nothing has seen
+        other['valid'][0, :rows] = False
+    for views in (sensors[2], others):
         tokens, pooled, valid = network(*encoder.cut(views)[:2])
         expected = encode(encoder, views)
         assert_close(tokens, expected.tokens, atol=1e-5, rtol=0)
         assert_close(pooled, expected.pooled, atol=1e-5, rtol=0)
         assert torch.equal(valid, expected.valid)
+    assert not valid.all()
