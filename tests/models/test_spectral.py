@@ -109,6 +109,17 @@ def test_a_hole_counts_as_the_mean_of_its_cell_and_band():
     assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
+def test_a_whole_cell_is_the_same_beside_one_with_holes():
+    basis, x, valid = SpatialBasis(8), torch.rand(2, 3, 5, 4, 4), torch.ones(2, 3, 4, 4).bool()
+    whole = basis(x, valid)
+    valid[1, 2, 0, 0] = False
+    x[1, 2, :, 0, 0] = 0
+    mixed = basis(x, valid)
+    assert_close(mixed[0], whole[0])
+    assert_close(mixed[1, :2], whole[1, :2])
+    assert (mixed[1, 2] - whole[1, 2]).abs().min() > 1e-6
+
+
 def test_kernels_match_numerical_integration():
     basis = SpatialBasis(2, order=5)
     u = (torch.arange(600, dtype=torch.float64) + 0.5) / 600

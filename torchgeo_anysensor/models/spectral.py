@@ -8,7 +8,6 @@ features of a band token, ``Q`` latents.
 """
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -96,10 +95,13 @@ class SpatialBasis(nn.Module):
         Returns:
             ``(B, N, C, dim)``; 0 for cells without a valid pixel.
         """
-        weights = self.weights(pixels.shape[-1]).flatten(-2)
-        projected = F.linear(pixels.flatten(-2), weights)
+        weights = self.weights(pixels.shape[-1]).flatten(-2).T.contiguous()  # (p p, dim): faster
+        projected = pixels.flatten(-2) @ weights
+        on_cpu = valid.device.type == 'cpu' and not torch.compiler.is_compiling()
+        if on_cpu and bool(valid.all()):  # elsewhere to look takes longer than to compute
+            return projected
         # The kernels are linear: what is missing is the mean times what they give for the holes
-        holes = F.linear((~valid).flatten(-2).to(weights.dtype), weights).unsqueeze(-2)
+        holes = ((~valid).flatten(-2).to(weights.dtype) @ weights).unsqueeze(-2)
         count = valid.sum(dim=(-2, -1)).clamp(min=1)[..., None, None]  # (B, N, 1, 1)
         mean = pixels.sum(dim=(-2, -1)).unsqueeze(-1) / count  # (B, N, C, 1)
         return torch.addcmul(projected, mean.to(projected.dtype), holes.to(projected.dtype))
