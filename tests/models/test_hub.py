@@ -91,6 +91,35 @@ def test_a_config_imports_nothing(tmp_path):
         SensorEncoder.from_pretrained(tmp_path)
 
 
+CALLS = [
+    {'class_path': 'os.system', 'init_args': {'command': 'exit 1'}},
+    {'class_path': 'pathlib.Path', 'init_args': {}},
+    {'class_path': 'torchgeo_anysensor.models.anysensor_vit_tiny', 'init_args': {}},
+]
+
+
+@pytest.mark.parametrize('call', CALLS, ids=lambda call: call['class_path'])
+@pytest.mark.parametrize('inside', [False, True])
+def test_a_file_calls_nothing_but_modules(call, inside, tmp_path, monkeypatch):
+    def called(*args, **kwargs):
+        raise AssertionError('it was called')
+
+    monkeypatch.setattr('os.system', called)
+    description = describe(AnySensorViT(32, depth=1, num_heads=2, band_dim=8))
+    if inside:
+        description['init_args']['code'] = call
+    else:
+        description = call
+    anysensor_vit_tiny(depth=1).save_pretrained(tmp_path)
+    (tmp_path / 'config.json').write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=f'{call["class_path"]} is not a class of'):
+        SensorEncoder.from_pretrained(tmp_path)
+    checkpoint = {'hyper_parameters': {'encoder': description}, 'state_dict': {}}
+    torch.save(checkpoint, tmp_path / 'last.ckpt')
+    with pytest.raises(ValueError, match=f'{call["class_path"]} is not a class of'):
+        load_encoder(tmp_path / 'last.ckpt')
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(ValueError, match=r'no config.json that describes an encoder'):
         SensorEncoder.from_pretrained(tmp_path)

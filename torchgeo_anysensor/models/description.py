@@ -46,8 +46,8 @@ def build(description: Mapping[str, Any]) -> Any:
         The object, with fresh weights.
 
     Raises:
-        ValueError: If the class is not found in this package or in a module that is already
-            imported (a file must not make Python import others).
+        ValueError: If it is not the class of a module, found in this package or in what is already
+            imported: a file must not make Python import or call anything else.
     """
     init_args = {key: _built(value) for key, value in (description.get('init_args') or {}).items()}
     return _named(description['class_path'])(**init_args)
@@ -63,11 +63,12 @@ def _built(value: Any) -> Any:
     return build(value) if 'init_args' in value else _named(value['class_path'])
 
 
-def _named(path: str) -> Any:
+def _named(path: str) -> type[nn.Module]:
     """What the path of a class names.
 
     Raises:
-        ValueError: If it is not in this package, nor in a module that is imported; or not there.
+        ValueError: If it is not in this package, nor in a module that is imported; or not there, or
+            no class of modules.
     """
     module_name, _, name = path.rpartition('.')
     package = __name__.partition('.')[0]
@@ -80,6 +81,8 @@ def _named(path: str) -> Any:
         raise ValueError(
             f'{module_name} has no {name}; was the checkpoint made by a newer version?'
         )
+    if not (inspect.isclass(target) and issubclass(target, nn.Module)):
+        raise ValueError(f'{path} is not a class of torch.nn.Module, and is not called')
     return target
 
 
