@@ -113,7 +113,7 @@ def run(rank, folder, options):
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp('ranks')
     mp.start_processes(run, (str(folder), list(LOSSES)), nprocs=2, start_method='fork')
-    return [torch.load(folder / f'rank{rank}.pt') for rank in range(2)]
+    return [torch.load(folder / f'rank{rank}.pt', weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.parametrize('name', LOSSES)

@@ -68,6 +68,7 @@ def test_facts_of_views_of_any_kind(make_view):
     assert known_facts(view)[:, 1:].isnan().all()
     expected = torch.tensor([[0.3, 5.0, 51.0, 1.0]] * 2)
     assert_close(known_facts(told(view, t=(30 + 0.3) * SECONDS_PER_YEAR)), expected)
+    assert known_facts(told(view, level=2.0))[:, 3].isnan().all()  # there is none
 
 
 def test_dates_keep_their_own_image(build, make_view):

@@ -14,10 +14,10 @@ from torchgeo_anysensor.models import AnySensorViT, encode
 
 
 @pytest.fixture
-def encoder():
+def encoder(awake):
     torch.manual_seed(0)
     facts = ['time', 'place', 'level']
-    yield AnySensorViT(32, depth=1, num_heads=2, band_dim=16, facts=facts).eval()
+    yield awake(AnySensorViT(32, depth=1, num_heads=2, band_dim=16, facts=facts)).eval()
     torch.compiler.reset()
 
 

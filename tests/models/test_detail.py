@@ -57,6 +57,14 @@ def test_coarse_view_equals_its_upsampling(encoder, make_view):
     assert_close(fine(encoder, coarse), fine(encoder, upsampled), atol=1e-5, rtol=0)
 
 
+def test_pixels_are_read_where_they_lie(encoder, make_view):
+    view = make_view(size=(12, 18))
+    moved = {**view, 'dx': torch.full((2,), 20.0), 'dy': torch.full((2,), -10.0)}
+    assert_close(
+        fine(encoder, moved)[..., 1:, 2:], fine(encoder, view)[..., :-1, :-2], atol=1e-5, rtol=0
+    )
+
+
 def test_bands_are_a_set_and_know_what_they_are(encoder, make_view):
     view, order = make_view(4), torch.tensor([2, 0, 3, 1])
     facts = {key: view[key][order] for key in ('wavelength', 'bandwidth', 'gsd')}

@@ -21,9 +21,9 @@ def repeat(view, k):
 
 
 @pytest.fixture
-def encoder():
+def encoder(awake):
     torch.manual_seed(0)
-    return anysensor_vit_tiny(depth=2).eval()
+    return awake(anysensor_vit_tiny(depth=2)).eval()
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ def no_network(monkeypatch):
 
 @pytest.mark.parametrize('name', BUILDERS)
 @pytest.mark.parametrize('read', [SensorEncoder.from_pretrained, load_encoder])
-def test_folder_and_back(name, read, tmp_path, make_view):
+def test_folder_and_back(name, read, tmp_path, awake, make_view):
     torch.manual_seed(0)
-    encoder = BUILDERS[name]().eval()
+    encoder = awake(BUILDERS[name]()).eval()
     encoder.save_pretrained(tmp_path / 'it')
     assert {p.name for p in (tmp_path / 'it').iterdir()} == {
         'config.json',

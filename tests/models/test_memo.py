@@ -39,8 +39,8 @@ def test_kernels_and_codes_are_made_once_for_each_sensor(counted, make_view):
     assert sorted(counted) == ['_encode'] * 3 + ['_integrate'] * 3
 
 
-def test_what_is_kept_is_that_of_the_parameters(make_view):
-    encoder, view = anysensor_vit_tiny(depth=1).eval(), make_view()
+def test_what_is_kept_is_that_of_the_parameters(awake, make_view):
+    encoder, view = awake(anysensor_vit_tiny(depth=1)).eval(), make_view()
     with torch.no_grad():
         before = encode(encoder, view).pooled
         for parameter in encoder.parameters():
@@ -65,8 +65,8 @@ def test_gradients_reach_kernels_and_codes_after_evaluation(awake, make_view):
     assert all(p.grad.any() for p in encoder.cells.band_code.mlp.parameters())
 
 
-def test_modes_do_not_mix(make_view):
-    encoder, view = anysensor_vit_tiny(depth=1).eval(), make_view()
+def test_modes_do_not_mix(awake, make_view):
+    encoder, view = awake(anysensor_vit_tiny(depth=1)).eval(), make_view()
     with torch.inference_mode():
         encode(encoder, view)
         with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -76,8 +76,8 @@ def test_modes_do_not_mix(make_view):
     assert torch.equal(kept.pooled, encode(encoder, view).pooled)
 
 
-def test_copies_and_files_hold_nothing(make_view):
-    encoder, view = anysensor_vit_tiny(depth=1).eval(), make_view()
+def test_copies_and_files_hold_nothing(awake, make_view):
+    encoder, view = awake(anysensor_vit_tiny(depth=1)).eval(), make_view()
     size = len(pickle.dumps(encoder))
     with torch.no_grad():
         expected = encode(encoder, view).pooled

@@ -51,7 +51,7 @@ def test_parallel_training_takes_the_steps_of_one_process(one_process, two_proce
 def test_validation_sees_the_parameters_of_the_last_step(one_process, two_processes, name):
     _, expected = one_process
     for rank in range(2):
-        found = torch.load(two_processes / f'{name}{rank}.pt')
+        found = torch.load(two_processes / f'{name}{rank}.pt', weights_only=True)
         assert found['val_loss'] == pytest.approx(expected['val_loss'], abs=1e-4)
         assert found['train_loss'] == pytest.approx(expected['train_loss'], abs=1e-4)
 
@@ -59,7 +59,10 @@ def test_validation_sees_the_parameters_of_the_last_step(one_process, two_proces
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_ranks_have_the_same_moments(two_processes, name):
     """They are not sent from one rank to the others."""
-    one, other = (torch.load(two_processes / f'{name}{rank}-moments.pt') for rank in range(2))
+    one, other = (
+        torch.load(two_processes / f'{name}{rank}-moments.pt', weights_only=True)
+        for rank in range(2)
+    )
     assert int(one['tokens.updates']) == 1
     assert_close(one, other, atol=0, rtol=0)
 

@@ -29,7 +29,7 @@ PRIVATE = 0.02
 # Wavelengths that a warning names
 _NAMED = 12
 # Where a warning is not the user's own line
-_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+_NOT_THEIRS = tuple(os.path.dirname(path) for path in (os.path.dirname(__file__), torch.__file__))
 
 
 class CanonicalMap(nn.Module):
@@ -219,7 +219,7 @@ class CanonicalEncoder(SensorEncoder):
             warnings.warn(
                 f'bands at {", ".join(first)} um{rest} are not read: the pretraining has met none like '
                 'them. Pretrain with them, or load the encoder with canonical=False',
-                skip_file_prefixes=(_PACKAGE,),
+                skip_file_prefixes=_NOT_THEIRS,
             )
         return found
 

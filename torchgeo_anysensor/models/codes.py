@@ -178,13 +178,15 @@ def known_facts(view: SensorSample) -> Tensor:
 
     Returns:
         ``(B, 4)`` float32: share of the year that is over (0 to 1), longitude and latitude in
-        degrees, processing level; NaN for what is not known.
+        degrees, processing level; NaN for what is not known, another level included.
     """
     t = view['t'].double()
     unknown = torch.full_like(t, math.nan)
     year = (t / SECONDS_PER_YEAR) % 1.0
     place = view.get('lon', unknown), view.get('lat', unknown)
-    facts = (year, *place, view.get('level', unknown))
+    level = view.get('level', unknown).double()
+    level = torch.where(torch.isin(level, torch.arange(LEVELS).to(level)), level, unknown)
+    facts = (year, *place, level)
     return torch.stack([fact.double() for fact in facts], dim=-1).float()
 
 

@@ -29,6 +29,7 @@ class GridInputs(NamedTuple):
     wavelength: Tensor  #: ``(B, C)`` um
     bandwidth: Tensor  #: ``(B, C)`` um
     days: Tensor  #: ``(B,)`` float64 days since 1970, NaN where not known
+    place: Tensor  #: ``(B, 2)`` float64 longitude and latitude in degrees, NaN where not known
     valid: Tensor  #: ``(B, N)`` bool: the token has seen a valid pixel
     grid: tuple[int, int]  #: rows and columns of the tokens
     token_m: float  #: width of a token in metres
@@ -36,8 +37,10 @@ class GridInputs(NamedTuple):
     def rows(self, rows: Tensor, bands: Tensor) -> 'GridInputs':
         """Some patches ``rows (b,)`` and some of their bands ``bands (C,)`` bool."""
         image, seen, wavelength, bandwidth = (x[rows][:, bands] for x in self[:4])
-        days, valid = self.days[rows], self.valid[rows]
-        return GridInputs(image, seen, wavelength, bandwidth, days, valid, self.grid, self.token_m)
+        days, place, valid = (x[rows] for x in (self.days, self.place, self.valid))
+        return GridInputs(
+            image, seen, wavelength, bandwidth, days, place, valid, self.grid, self.token_m
+        )
 
 
 class OneGridEncoder(SensorEncoder):
@@ -111,6 +114,7 @@ class OneGridEncoder(SensorEncoder):
             raster.wavelength,
             torch.cat(widths, dim=1),
             _days(views),
+            _place(views),
             valid,
             grid,
             token_m,
@@ -185,3 +189,13 @@ def _days(views: Sequence[SensorSample]) -> Tensor:
     t = torch.stack([view['t'] for view in views])  # (V, B)
     saw = torch.stack([view['valid'].flatten(1).any(dim=1) for view in views])
     return torch.where(saw, t, 0.0).sum(dim=0) / saw.sum(dim=0) / _SECONDS_PER_DAY
+
+
+def _place(views: Sequence[SensorSample]) -> Tensor:
+    """Longitude and latitude ``(B, 2)`` of the patches, or NaN; of the first view that knows."""
+    found = torch.full((len(views[0]['t']), 2), torch.nan).double().to(views[0]['t'].device)
+    for view in views:
+        if 'lon' in view and 'lat' in view:
+            told = torch.stack([view['lon'], view['lat']], dim=-1).double()
+            found = torch.where(found.isnan().any(dim=-1, keepdim=True), told, found)
+    return found

@@ -270,12 +270,12 @@ class PanopticonEncoder(OneListEncoder):
 class CopernicusFMEncoder(OneListEncoder):
     """Copernicus-FM (Wang et al. 2025, https://arxiv.org/abs/2503.11849), as it is in TorchGeo.
 
-    It is told the centre wavelength and the bandwidth of each band in nanometres, the time of the
-    acquisitions and the area of a token, but not the ground sample distance. Longitude and
-    latitude, which views do not have, stay its learned unknown, and so does a time that is NaN, of
-    that row alone. Bandwidths under 1 nm and tokens under 0.001 km2 count as these. Positions of
-    token grids other than the original's 14 x 14 are interpolated. Both tokens and their mean go
-    through the last norm.
+    It is told the centre wavelength and the bandwidth of each band in nanometres, the longitude and
+    latitude of the patch, the time of the acquisitions and the area of a token, but not the ground
+    sample distance. A place or a time that is not known, or NaN, is its learned unknown, of that
+    row alone. Bandwidths under 1 nm and tokens under 0.001 km2 count as these. Positions of token
+    grids other than the original's 14 x 14 are interpolated. Both tokens and their mean go through
+    the last norm.
     """
 
     def __init__(
@@ -333,24 +333,28 @@ class CopernicusFMEncoder(OneListEncoder):
         """Bring reflectance to mean 0 and deviation 1; see :data:`COPERNICUSFM_REFLECTANCE`."""
         return z_score(image, wavelength, COPERNICUSFM_REFLECTANCE)
 
-    def metadata(self, days: Tensor, *, token_m: float) -> Tensor:
+    def metadata(self, days: Tensor, place: Tensor, *, token_m: float) -> Tensor:
         """What the original adds to each token for place, token area and time.
 
         Args:
             days: ``(B,)`` days since 1970, NaN where not known.
+            place: ``(B, 2)`` longitude and latitude in degrees, NaN where not known.
             token_m: Width of a token in metres.
 
         Returns:
             ``(B, 1, D)``.
         """
         model = self.model
-        known = ~days.isnan()[:, None, None]
         area = days.new_full((1,), max((token_m / 1000) ** 2, _LEAST_AREA_KM2))
-        time = model.get_time_pos_embed(days.nan_to_num(), self.embed_dim)
-        place = model.coord_fc(model.coord_token)
         scale = model.scale_fc(model.get_area_pos_embed(area, self.embed_dim))
+        known = ~days.isnan()[:, None, None]
+        time = model.get_time_pos_embed(days.nan_to_num(), self.embed_dim)
         time = model.time_fc(torch.where(known, time, model.time_token))
-        return cast(Tensor, place + scale + time)
+        known = ~place.isnan().any(dim=-1)[:, None, None]
+        lon, lat = place.nan_to_num().unbind(dim=-1)
+        where = model.get_coord_pos_embed(lon, lat, self.embed_dim)
+        where = model.coord_fc(torch.where(known, where, model.coord_token))
+        return cast(Tensor, where + scale + time)
 
     def embed_alike(self, inputs: GridInputs) -> tuple[Tensor, Tensor]:
         """Embed one list of bands; see :meth:`OneListEncoder.embed_alike`."""
@@ -361,7 +365,7 @@ class CopernicusFMEncoder(OneListEncoder):
             bandwidths=(inputs.bandwidth[0] * _NM_PER_UM).clamp(min=_LEAST_BANDWIDTH_NM),
         )  # (B, N, D)
         positions = _positions(model.pos_embed, inputs.grid)
-        positions = positions + self.metadata(inputs.days, token_m=inputs.token_m)
+        positions = positions + self.metadata(inputs.days, inputs.place, token_m=inputs.token_m)
         x = torch.cat([model.cls_token + positions[:, :1], x + positions[:, 1:]], dim=1)
         for block in model.blocks:
             x = block(x)
