@@ -4,22 +4,22 @@
 """What the encoders cost: parameters, operations, time and memory, at equal input.
 
     python benchmarks/encoders.py
-    python benchmarks/encoders.py --device cuda --batch 64 --dtype bfloat16 --compile
+    python benchmarks/encoders.py --device cuda --dtype bfloat16 --compile --largest 4096
 
 Each row runs in a process of its own. Operations are those of torch's counter for one image,
 forward. Times are medians for one image; the ratios are to a plain ViT of timm of the same width and
 depth with as many tokens (a patch embedding of 12 bands), called turn by turn with the encoder. "Of matrix
 rate" is the share of the operations a second that a product of large matrices reaches, forward and
-back, as a GPU's utilisation is told. On a CPU the allocator keeps the memory that it has, as that of
+back, as a GPU's utilisation is told. MiB are the most that the tensors of a call take at a time,
+beside weights and input, for the whole batch. On a CPU the allocator keeps the memory that it has, as that of
 a GPU does: fresh pages from the kernel can cost more than what is computed in them.
 """
 
 import argparse
+import itertools
 import multiprocessing
 import os
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ import timm
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchgeo_anysensor.models import (
@@ -111,14 +112,39 @@ def views(name: str, *, batch: int, device: str) -> list[SensorSample]:
     return [{key: x.to(device) for key, x in view.items()} for view in made]  # type: ignore[misc, attr-defined]
 
 
-def reference(entry: Entry, name: str) -> tuple[torch.nn.Module, int]:
-    """A plain ViT with as many tokens of 16 x 16 pixels, and the width of its image."""
+def reference(entry: Entry, name: str) -> torch.nn.Module:
+    """A plain ViT with as many tokens, of 16 x 16 pixels."""
     _, width, token_m = INPUTS[name]
-    size = 16 * round(width / token_m)
-    model = timm.models.VisionTransformer(
-        img_size=size, in_chans=12, embed_dim=entry.dim, num_heads=entry.heads, num_classes=0
+    return timm.models.VisionTransformer(
+        img_size=16 * round(width / token_m),
+        in_chans=12,
+        embed_dim=entry.dim,
+        num_heads=entry.heads,
+        num_classes=0,
     )
-    return model, size
+
+
+def forwards(
+    encoder: SensorEncoder, plain: torch.nn.Module, name: str, options: argparse.Namespace
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """Make the calls forward, of the encoder and of the plain ViT, for a batch of an input."""
+    dtype = getattr(torch, options.dtype)
+    cast = torch.autocast(options.device, dtype, enabled=dtype != torch.float32)
+    batched = views(name, batch=options.batch, device=options.device)
+    size = plain.patch_embed.img_size  # type: ignore[union-attr]
+    image = torch.rand(options.batch, 12, *size, device=options.device)  # type: ignore[misc]
+
+    def ours() -> Tensor:
+        with cast:
+            found: Tensor = encoder(batched, token_m=INPUTS[name][2]).tokens
+            return found
+
+    def theirs() -> Tensor:
+        with cast:
+            found: Tensor = plain.forward_features(image)  # type: ignore[operator]
+            return found
+
+    return ours, theirs
 
 
 def gflop_of(call: Callable[[], Any]) -> float:
@@ -139,56 +165,75 @@ def backward(forward: Callable[[], Tensor], model: torch.nn.Module) -> Callable[
     return call
 
 
-def peak_mib(device: str) -> float:
-    """Most memory that was in use, in MiB."""
+def peak_mib(call: Callable[[], Any], device: str) -> float:
+    """Most MiB of tensors that a call has at a time, beside those that were there before."""
     if device == 'cuda':
-        return torch.cuda.max_memory_allocated() / 2**20
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / (2**20 if sys.platform == 'darwin' else 2**10)  # kilobytes, but bytes on a Mac
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        call()
+    assert found.profiler is not None
+    events = [e for e in found.profiler.kineto_results.events() if e.name() == '[memory]']
+    taken = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(taken, default=0) / 2**20
+
+
+def largest(
+    encoder: SensorEncoder, plain: torch.nn.Module, name: str, options: argparse.Namespace
+) -> argparse.Namespace:
+    """Double the batch as long as it fits, forward and back, and is not over what was asked for."""
+    while 2 * options.batch <= options.largest:
+        more = argparse.Namespace(**{**vars(options), 'batch': 2 * options.batch})
+        try:
+            backward(forwards(encoder, plain, name, more)[0], encoder)()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        options = more
+    return options
 
 
 def measure(encoder_name: str, input_name: str, options: argparse.Namespace) -> list[str]:
     """One row of the table."""
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
-    device, batch, entry = options.device, options.batch, ENCODERS[encoder_name]
-    encoder = entry.build().to(device).eval()
-    token_m = INPUTS[input_name][2]
-    batched = views(input_name, batch=batch, device=device)
-    dtype = getattr(torch, options.dtype)
-    cast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
-    plain, size = reference(entry, input_name)
-    plain, image = plain.to(device).eval(), torch.rand(batch, 12, size, size, device=device)
-
-    def ours() -> Tensor:
-        with cast:
-            found: Tensor = encoder(batched, token_m=token_m).tokens
-            return found
-
-    def theirs() -> Tensor:
-        with cast:
-            found: Tensor = plain.forward_features(image)  # type: ignore[operator]
-            return found
-
-    encoder.requires_grad_(False)  # the counter does not know checkpoints that keep no gradient
-    gflop, plain_gflop = (gflop_of(call) / batch for call in (ours, theirs))
+    entry, device = ENCODERS[encoder_name], options.device
+    encoder, plain = entry.build().to(device), reference(entry, input_name).to(device)
+    encoder.eval().requires_grad_(False)  # the counter knows no checkpoints that keep no gradient
+    one = argparse.Namespace(**{**vars(options), 'batch': 1})
+    gflop, plain_gflop = (gflop_of(call) for call in forwards(encoder, plain, input_name, one))
     encoder.requires_grad_(True)
     if options.compile:
-        encoder.compile(fullgraph=isinstance(encoder, AnySensorViT))
-        plain.compile()
-    found = [encoder_name, input_name]
-    found += [f'{sum(p.numel() for p in encoder.parameters()) / 1e6:.1f}']
+        encoder.compile(fullgraph=isinstance(encoder, AnySensorViT), backend=options.compile)
+        plain.compile(backend=options.compile)
+    options = largest(encoder.train(), plain.train(), input_name, options)
+    ours, theirs = forwards(encoder, plain, input_name, options)
+    there, back = backward(ours, encoder), backward(theirs, plain)
+    encoder.zero_grad(set_to_none=True)
+    memory = [peak_mib(there, device)]
+    times = timed(there, back, options)
+    encoder.eval()
+    plain.eval()
     with torch.no_grad():
-        found += [str(ours().shape[1]), f'{gflop:.1f}', f'{gflop / plain_gflop:.2f}']
-        before = peak_mib(device)
-        found += timed(ours, theirs, options)
-    forward_memory = peak_mib(device) - before
-    encoder.train()
-    plain.train()
-    found += timed(backward(ours, encoder), backward(theirs, plain), options)
-    rate = 3 * gflop / float(found[-2])  # forward, and twice that back, in GFLOP for a millisecond
-    share = 1e12 * rate / matrix_rate(device, dtype)
-    return [*found, f'{share:.2f}', f'{forward_memory:.0f}', f'{peak_mib(device) - before:.0f}']
+        tokens = ours().shape[1]
+        memory.insert(0, peak_mib(ours, device))
+        times = timed(ours, theirs, options) + times
+    # Forward, and twice that back
+    share = 3e9 * gflop / times[2] / matrix_rate(device, getattr(torch, options.dtype))
+    parameters = sum(p.numel() for p in encoder.parameters()) / 1e6
+    found = [encoder_name, input_name, f'{parameters:.1f}', str(tokens)]
+    found += [f'{gflop:.1f}', f'{gflop / plain_gflop:.2f}']
+    for seconds, ratio in itertools.batched(times, 2):
+        found += [digits(1e3 * seconds), f'{ratio:.2f}']
+    found += [digits(1 / times[2]), f'{share:.2f}', str(options.batch)]
+    return found + [f'{mib:.0f}' for mib in memory]
+
+
+def digits(x: float) -> str:
+    """Write a positive number with three digits."""
+    return f'{x:.0f}' if x >= 99.95 else f'{x:#.3g}'
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
@@ -207,8 +252,8 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
 
 def timed(
     ours: Callable[[], Any], theirs: Callable[[], Any], options: argparse.Namespace
-) -> list[str]:
-    """Median milliseconds of one image, and the median ratio to the plain ViT, turn by turn."""
+) -> list[float]:
+    """Median seconds of one image, and the median ratio to the plain ViT, turn by turn."""
     times, ratios = [], []
     for turn in range(options.repeats + 1):
         pair = []
@@ -221,11 +266,7 @@ def timed(
         if turn:  # the first is not counted
             times.append(pair[0])
             ratios.append(pair[0] / pair[1])
-    milliseconds = 1e3 * statistics.median(times) / options.batch
-    return [
-        f'{milliseconds:.2f}' if milliseconds < 10 else f'{milliseconds:.0f}',
-        f'{statistics.median(ratios):.2f}',
-    ]
+    return [statistics.median(times) / options.batch, statistics.median(ratios)]
 
 
 def row(arguments: tuple[str, str, argparse.Namespace]) -> list[str]:
@@ -246,19 +287,19 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--encoders', nargs='+', default=list(ENCODERS), choices=list(ENCODERS))
     parser.add_argument('--inputs', nargs='+', default=list(INPUTS), choices=list(INPUTS))
-    parser.add_argument('--compile', action='store_true')
+    parser.add_argument('--compile', nargs='?', const='inductor', metavar='BACKEND')
+    parser.add_argument(
+        '--largest',
+        type=int,
+        default=0,
+        metavar='BATCH',
+        help='double the batch up to this as long as it fits',
+    )
     options = parser.parse_args(args)
     heads = ['encoder', 'input', 'M parameters', 'tokens', 'GFLOP', 'GFLOP / ViT', 'ms', 'ms / ViT']
-    heads += [
-        'ms with backward',
-        'with backward / ViT',
-        'of matrix rate',
-        'MiB',
-        'MiB with backward',
-    ]
-    print(
-        f'{options.device}, {options.dtype}, batches of {options.batch}, torch {torch.__version__}\n'
-    )
+    heads += ['ms with backward', 'with backward / ViT', 'images / s', 'of matrix rate', 'batch']
+    heads += ['MiB', 'MiB with backward']
+    print(f'{options.device}, {options.dtype}, torch {torch.__version__}\n')
     for line in (heads, ['---'] * len(heads)):
         print('| ' + ' | '.join(line) + ' |')
     os.environ |= KEEP_MEMORY  # read at the start of a process, as of the server below

@@ -4,6 +4,7 @@
 """The benchmarks of the encoders run, in miniature; their numbers are of no interest here."""
 
 import argparse
+import functools
 import importlib
 import pickle
 from pathlib import Path
@@ -20,19 +21,61 @@ def benchmark(monkeypatch):
     return importlib.import_module
 
 
+OPTIONS = {'device': 'cpu', 'dtype': 'float32', 'batch': 1, 'repeats': 1, 'threads': 1}
+OPTIONS |= {'compile': None, 'largest': 0}
+INPUT = '12 bands, 224 x 224'
+
+
 def test_costs_of_an_encoder(benchmark):
-    encoders = benchmark('encoders')
-    options = {'device': 'cpu', 'dtype': 'float32', 'batch': 1, 'repeats': 1, 'threads': 1}
-    row = encoders.measure(
-        'AnySensorViT tiny', '12 bands, 224 x 224', argparse.Namespace(**options, compile=False)
-    )
-    assert row[:2] == ['AnySensorViT tiny', '12 bands, 224 x 224']
+    row = benchmark('encoders').measure('AnySensorViT tiny', INPUT, argparse.Namespace(**OPTIONS))
+    assert row[:2] == ['AnySensorViT tiny', INPUT]
     parameters, tokens, gflop, ratio = map(float, row[2:6])
     assert tokens == 14 * 14
     assert 5 < parameters < 7
     assert gflop == pytest.approx(3.0, abs=0.3)
     assert 1 < ratio <= 1.15
-    assert all(float(cell) >= 0 for cell in row[6:])
+    *rates, batch, forward, back = map(float, row[6:])
+    assert min(rates) > 0
+    assert batch == 1
+    assert 4 * 12 * 224**2 / 2**20 < forward < back  # the sorted pixels, at least
+
+
+def test_costs_as_on_a_gpu(benchmark, monkeypatch):
+    """In bfloat16, compiled without a break, in the largest batch that fits."""
+    encoders = benchmark('encoders')
+    small = encoders.Entry(lambda: encoders.anysensor_vit_tiny(depth=1), 192, 3)
+    monkeypatch.setitem(encoders.ENCODERS, 'small', small)
+    monkeypatch.setitem(encoders.INPUTS, 'few', ([(10, 4)], 320, 160))
+    monkeypatch.setattr(encoders, 'matrix_rate', lambda device, dtype: 1e9)  # slow on many CPUs
+    shallow = functools.partial(encoders.timm.models.VisionTransformer, depth=1)
+    monkeypatch.setattr(encoders.timm.models, 'VisionTransformer', shallow)
+    back = encoders.backward
+
+    def full(forward, model):
+        def call():
+            back(forward, model)()
+            if forward().shape[0] == 4:
+                raise torch.OutOfMemoryError
+
+        return call
+
+    monkeypatch.setattr(encoders, 'backward', full)
+    options = OPTIONS | {'dtype': 'bfloat16', 'compile': 'eager', 'largest': 8}
+    row = encoders.measure('small', 'few', argparse.Namespace(**options))
+    torch.compiler.reset()
+    assert row[-3] == '2'
+    assert min(map(float, row[6:])) > 0
+
+
+def test_memory_of_a_call(benchmark):
+    def call():
+        one = torch.empty(2**20)
+        other = torch.empty(2**19)
+        del one
+        return other, torch.empty(3 * 2**20)
+
+    torch.ones(2**22)
+    assert benchmark('encoders').peak_mib(call, 'cpu') == pytest.approx(14, abs=0.1)
 
 
 def test_operations_grow_little_with_bands_and_sensors(benchmark):
@@ -50,10 +93,7 @@ def test_operations_grow_little_with_bands_and_sensors(benchmark):
 
 def test_an_encoder_that_cannot_read_an_input_is_told_so(benchmark):
     encoders = benchmark('encoders')
-    options = {'device': 'cpu', 'dtype': 'float32', 'batch': 1, 'repeats': 1, 'threads': 1}
-    row = encoders.row(
-        ('timm ViT tiny', 'Landsat, 2.4 km', argparse.Namespace(**options, compile=False))
-    )
+    row = encoders.row(('timm ViT tiny', 'Landsat, 2.4 km', argparse.Namespace(**OPTIONS)))
     assert 'fixed bands' in row[2]
 
 
