@@ -7,6 +7,7 @@ import argparse
 import functools
 import importlib
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -310,3 +311,21 @@ def test_costs_of_prepared_data(benchmark, chipped_scenes):
         for one, other in zip(tensors(batch), tensors(whole), strict=True):
             assert torch.equal(one, other)
     assert len(list(prepared.compression(chips))) == 9
+
+
+def test_tradeoffs_of_the_encoders_after_papers(benchmark, monkeypatch, capsys):
+    tradeoffs = benchmark('encoder_tradeoffs')
+    shallow = [partial(build, depth=2) for build in tradeoffs.BUILDERS['tiny']]
+    monkeypatch.setitem(tradeoffs.BUILDERS, 'tiny', shallow)
+    monkeypatch.setattr('sys.argv', ['encoder_tradeoffs.py', '--patch-m=120', '--repeats=1'])
+    tradeoffs.main()
+    lines = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines()]
+    rows = [[float(cell) for cell in line] for line in lines if line[0][:1].isdigit()]
+    ramen, atomizer = rows[:4], rows[4:]
+    assert [row[:2] for row in ramen] == [[120, 1], [60, 4], [30, 16], [20, 36]]
+    assert sorted(row[2] for row in ramen) == [row[2] for row in ramen]
+    assert [row[0] for row in atomizer] == [1, 4, 12, 48, 200] + 5 * [12]
+    assert all(row[3] == row[0] * row[2] for row in atomizer)
+    further = [row[6] for row in atomizer if len(row) == 7]
+    assert len(further) == 8
+    assert max(further) == pytest.approx(min(further), rel=0.02)  # linear in the tokens

@@ -203,9 +203,27 @@ def test_wrong_sizes_raise():
         atomizer_tiny(depth=3)
 
 
-@pytest.mark.parametrize(('build', 'size'), [(atomizer_tiny, (192, 3)), (atomizer_small, (384, 6))])
-def test_sizes(build, size):
+@pytest.mark.parametrize(
+    ('build', 'size', 'millions'),
+    [(atomizer_tiny, (192, 3), 6.82), (atomizer_small, (384, 6), 25.44)],
+)
+def test_sizes(build, size, millions):
     with torch.device('meta'):
-        args = build(token_m=120.0).init_args
+        encoder = build(token_m=120.0)
+    args = encoder.init_args
     assert (args['embed_dim'], args['num_heads']) == size
     assert (args['depth'], args['token_m']) == (12, 120.0)
+    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_small_reads_views_of_two_grids(make_view):
+    encoder = atomizer_small(depth=2).eval()
+    features = encode(encoder, [make_view(4), make_view(3, size=(4, 4), res=30.0)])
+    assert features.tokens.shape == (2, 4, encoder.embed_dim)
+    assert features.pooled.shape == (2, encoder.embed_dim)
+
+
+def test_latents_may_read_before_each_block(make_view):
+    encoder = Atomizer(32, depth=3, num_heads=2, turns=3).eval()
+    assert [len(trunk.blocks) for trunk in encoder.trunks] == [1, 1, 1]
+    assert encode(encoder, make_view()).tokens.isfinite().all()

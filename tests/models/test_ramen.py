@@ -57,8 +57,28 @@ def test_averaging_before_the_projection_equals_averaging_after(encoder, make_vi
     pixels = (view['image'] - 0.2) / 0.2
     projected = encoder.project(pixels.flatten(-2).mT, view['wavelength'])  # (1, 144, D)
     scale = torch.tensor(10.0 / 120.0).log()
-    expected = encoder.experts(projected.mean(dim=1, keepdim=True), scale)
+    expected = encoder.norm(encoder.experts(projected.mean(dim=1, keepdim=True), scale))
     assert_close(token, expected, atol=1e-5, rtol=0)
+
+
+def test_weights_of_each_band_are_normed(encoder):
+    wavelength = torch.tensor([0.443, 0.842, 10.9])
+    weights = encoder.project(torch.eye(3)[None], wavelength)[0]  # (C, D)
+    assert_close(weights.mean(dim=-1), torch.zeros(3), atol=1e-5, rtol=0)
+    assert_close(weights.std(dim=-1, correction=0), torch.ones(3), atol=1e-2, rtol=0)
+
+
+def test_normed_tokens_get_their_metres_from_the_first_one(encoder, make_view):
+    entered = []
+    encoder.trunk.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+    view = make_view(size=(12, 18))
+    tokens, _, grid = encoder.view_tokens(view, token_m=60.0)
+    assert_close(tokens.mean(dim=-1), torch.zeros(2, 6), atol=1e-5, rtol=0)
+    encode(encoder, view)
+    assert grid == (2, 3)
+    places = [[60.0 * row, 60.0 * col] for row in range(2) for col in range(3)]
+    expected = tokens + sincos(torch.tensor(places), 96).flatten(-2)
+    assert_close(entered[0], expected, atol=1e-5, rtol=0)
 
 
 def test_correction_is_the_formula_of_the_paper():
@@ -68,10 +88,17 @@ def test_correction_is_the_formula_of_the_paper():
     actual = experts(x, scale)
     weight, bias = experts.experts.weight.reshape(4, 8, 8), experts.experts.bias.reshape(4, 8)
     for b in range(2):
-        gate = experts.gate(sincos(scale[b], 32)).softmax(dim=-1)
+        gate = (experts.gate(sincos(scale[b], 8)) / 0.7).softmax(dim=-1)
         assert gate.sum().item() == pytest.approx(1)
         corrections = [gate[n] * (x[b] @ weight[n].mT + bias[n]) for n in range(4)]
         assert_close(actual[b], x[b] + sum(corrections))
+
+
+@pytest.mark.parametrize('temperature', [0.0, -1.0])
+def test_temperature_stays_above_zero(temperature):
+    experts = ScaleExperts(8)
+    torch.nn.init.constant_(experts.temperature, temperature)
+    assert experts(torch.randn(2, 3, 8), torch.tensor(0.5)).isfinite().all()
 
 
 def test_scale_moves_the_gate(encoder, make_view):
@@ -134,9 +161,20 @@ def test_token_must_have_a_width():
         ramen_tiny(token_m=0.0)
 
 
-@pytest.mark.parametrize(('build', 'size'), [(ramen_tiny, (192, 3)), (ramen_small, (384, 6))])
-def test_sizes(build, size):
+@pytest.mark.parametrize(
+    ('build', 'size', 'millions'), [(ramen_tiny, (192, 3), 5.65), (ramen_small, (384, 6), 22.52)]
+)
+def test_sizes(build, size, millions):
     with torch.device('meta'):
-        args = build(token_m=120.0).init_args
+        encoder = build(token_m=120.0)
+    args = encoder.init_args
     assert (args['embed_dim'], args['num_heads']) == size
     assert (args['depth'], args['token_m']) == (12, 120.0)
+    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_small_reads_views_of_two_grids(make_view):
+    encoder = ramen_small(depth=1).eval()
+    features = encode(encoder, [make_view(4), make_view(3, size=(4, 4), res=30.0)])
+    assert features.tokens.shape == (2, 4, encoder.embed_dim)
+    assert features.pooled.shape == (2, encoder.embed_dim)

@@ -200,34 +200,60 @@ class Look(nn.Module):
 class Atomizer(SensorEncoder):
     """Latents that read single numbers (de Turckheim et al. 2025, arXiv 2506.13542).
 
-    Written after the paper; it holds no code and no weights of its authors.
+    Written after the paper's abstract and introduction, and after what its authors' code does. It
+    holds none of their code and none of their weights, and their weights do not fit.
 
     As in the paper:
 
     - A token is one number, the value of one band at one pixel, with what is known of it: Fourier
-      features of the value, the position and the GSD, and radial basis functions of the wavelength,
-      unevenly spaced, that say what the band covers. They are joined end to end.
+      features of the value and the position, and radial basis functions of the wavelength that say
+      what the band covers. They are joined end to end.
     - The tokens of all bands, pixels and sensors are one set. Nothing is resampled.
     - Latents read the tokens by cross-attention and talk to each other by self-attention, in turns,
       as in the Perceiver (Jaegle et al. 2021, arXiv 2103.03206).
 
-    Not as in the paper:
+    Their code (https://github.com/HugoRdet/Atomizer) has many versions; the settings of the runs
+    were not found. In the version whose latents are a Perceiver's
+    (``training/atomiser/Atomiser_tradi.py``, its tokens are made in
+    ``training/utils/utils_dataset_transformation_tradi.py``):
 
-    - One latent lies on each ground cell and reads the tokens of its own cell, all of them. So the
-      output is on the ground grid, and the cost of reading grows linearly with the tokens. Positions
-      of tokens are metres from the centre of their cell; those of latents are rotary.
-    - The acquisition time is left out, as in the other encoders of this package.
-    - The basis functions are evenly spaced in the logarithm of the wavelength. A band covers one by
-      the largest value within the band, by its formula and not by sampling.
-    - Values go through one fixed map for each unit, not through statistics of each band.
-    - Tokens are read in parts, so that memory is bounded. This changes no result.
+    - A band covers a basis function by the largest value within the band, each read has weights of
+      its own unless they are asked to be shared, and no latent reads what is not valid. So it is
+      here.
+    - Latents, 512 by default, are learned one by one and have no place; a random tenth is used at a
+      time. Here one learned vector, the same everywhere, lies on each ground cell, reads the tokens
+      of its cell and knows positions in metres from its centre. So the output is on the ground grid,
+      and the cost of reading grows linearly with the tokens. A later version does likewise
+      (``training/atomiser/Atomiser_SENFLOOD.py``), with a limit of tokens for each latent; it has
+      rotary positions of latents, and latents without a place beside them, as here.
+    - Random tokens are dropped before each read. Here all are read, so that a patch always gives the
+      same features.
+    - By default, latents read before each block of self-attention. Here they read twice in all,
+      which is cheaper; ``turns=depth`` is their way.
+    - The GSD only stretches the positions, which are Fourier features of the place in the patch in
+      units of 400 m. Here tokens hold Fourier features of the GSD, as in later versions
+      (``training/utils/token_building/processor.py``), and positions are metres.
+    - The time is not in the tokens, though the abstract names it; later versions have it there. Here
+      it is left out.
+    - Fourier features have frequencies in even steps, and the number itself beside them. Here
+      frequencies are even in their logarithm, without the number: the length of a token stays a
+      multiple of 16, for speed.
+    - The basis functions have means and widths of their own, and the largest value is found by
+      sampling. (Later versions have 19, and a band covers one by an integral,
+      ``training/utils/token_building/spectral_encodings.py``.) Here 64 are even in the logarithm of
+      the wavelength, as far as thermal bands, and the largest value comes by its formula.
+    - Tokens are normed before a read, and made into keys and values. Here tokens are their own keys
+      and values, with no norm, which costs less.
+    - The MLPs are gated, and a classifier gets one vector that reads all latents
+      (``training/atomiser/nn_comp.py``). Here MLPs are plain, the features are the latents, and the
+      pooled vector is a class token.
+
+    Of this package are two things more. Values go through one fixed map for each unit, so that no
+    statistics of bands are needed. Tokens are read in parts, so that memory is bounded, which
+    changes no result.
 
     A pixel that is not valid is not in the set. As tokens know their place, a patch of one colour
     with holes then gives slightly other features than one without.
-
-    Not checked, as only the abstract and summaries of the paper were at hand: how often latents read
-    the tokens, where they lie and how tokens are pruned; the numbers of frequencies, basis functions
-    and heads.
 
     The offsets ``dx`` and ``dy`` of a view are ignored.
     """

@@ -19,10 +19,8 @@ from .trunk import Trunk, cell_centres
 
 #: Convolutions that correct what resampling does to the features.
 EXPERTS = 4
-#: Length of the code of a scale.
-SCALE_DIM = 32
-#: Metres on the ground that count as one step of the positions.
-POSITION_STEP_M = 10.0
+#: What the weights of the experts are divided by at the beginning, and by what at least.
+TEMPERATURE, LEAST_TEMPERATURE = 0.7, 1e-3
 
 
 def sincos(x: Tensor, dim: int) -> Tensor:
@@ -47,7 +45,9 @@ class ChannelProjector(nn.Module):
         """Make the projector to ``dim`` features."""
         super().__init__()
         self.dim = dim
-        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim), nn.LayerNorm(dim)
+        )
 
     def forward(self, pixels: Tensor, wavelength: Tensor) -> Tensor:
         """Project pixels.
@@ -69,9 +69,9 @@ class ScaleExperts(nn.Module):
     def __init__(self, dim: int) -> None:
         """Make the experts for ``dim`` features."""
         super().__init__()
-        self.gate = nn.Sequential(
-            nn.Linear(SCALE_DIM, SCALE_DIM), nn.GELU(), nn.Linear(SCALE_DIM, EXPERTS)
-        )
+        self.dim = dim
+        self.gate = nn.Sequential(nn.Linear(dim, dim // 4), nn.GELU(), nn.Linear(dim // 4, EXPERTS))
+        self.temperature = nn.Parameter(torch.tensor(TEMPERATURE))
         self.experts = nn.Linear(dim, EXPERTS * dim)
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
@@ -84,7 +84,8 @@ class ScaleExperts(nn.Module):
         Returns:
             ``(B, N, D)``.
         """
-        weights = self.gate(sincos(scale, SCALE_DIM)).softmax(dim=-1).reshape(-1, 1, 1, EXPERTS)
+        logits = self.gate(sincos(scale, self.dim)) / self.temperature.clamp(min=LEAST_TEMPERATURE)
+        weights = logits.softmax(dim=-1).reshape(-1, 1, 1, EXPERTS)
         corrections = self.experts(x).unflatten(-1, (EXPERTS, -1))  # (B, N, E, D)
         corrected: Tensor = x + (weights @ corrections).squeeze(-2)
         return corrected
@@ -93,7 +94,8 @@ class ScaleExperts(nn.Module):
 class RAMEN(SensorEncoder):
     """A transformer over tokens whose width the user chooses (Houdré et al. 2025, arXiv 2512.05025).
 
-    Written after the paper; it holds no code and no weights of its authors.
+    Written after the paper and after what its authors' code does. It holds none of their code and
+    none of their weights, and their weights do not fit.
 
     As in the paper:
 
@@ -105,20 +107,36 @@ class RAMEN(SensorEncoder):
     - The tokens of all views are one sequence for one transformer with a class token.
     - Nothing is told the bandwidth.
 
-    Not as in the paper:
+    As in the authors' code (https://github.com/nicolashoudre/RAMEN, folder
+    ``pretraining/src/models/networks/encoder``):
 
-    - Resampling is by area and not bilinear: coarse tokens average all of their valid pixels, and a
-      coarse pixel counts in each token that it covers. This comes before the projection. The result
-      is the same, as both are linear, and costs less.
-    - At each ground cell, the tokens of the views are averaged, since the contract asks for one. A
-      learned vector stands where a view has no data.
+    - The MLP of the projection is ``2 D`` wide inside and ends in a norm (``utils/ramen_utils.py``).
+    - The experts' weights come from a code of length ``D``, by an MLP of ``D / 4`` inside, divided by
+      a learned temperature that begins at 0.7 (``utils/ramen_utils.py``).
+    - Tokens are normed before positions are added (``RamenViT.py``). That keeps the direction of the
+      features alone: a spectrum twice as far from the centre of the fixed map looks nearly the same,
+      and one band is hardly more than a sign, until training makes the experts' biases matter.
+    - Positions are metres from the first token (``utils/pos_embed.py``).
+
+    Not as there:
+
+    - Resampling is by area; theirs is bilinear, reads at most four pixels for a token and knows no
+      pixel that is not valid. Here coarse tokens average all of their valid pixels, and a coarse
+      pixel counts in each token that it covers. This comes before the projection: both are linear,
+      so the result is the same and costs less.
+    - At each ground cell, the tokens of the views are averaged, since the contract asks for one.
+      Theirs are joined end to end for the decoder, from four depths of the transformer
+      (``pangaea-bench/pangaea/encoders/ramen_encoder.py``). A learned vector stands where a view has
+      no data, and no token looks at it.
+    - Dates of one sensor are views like others. Theirs are joined before the transformer, by an
+      attention over the day (``RamenViT.py``). Here nothing is told the time.
     - A view has one GSD, the geometric mean of its bands'; in the paper each modality has one.
-    - Values go through one fixed map for each unit, not through statistics of each band.
-    - The transformer has registers beside its class token.
-    - There is no attention over dates (a view has one), no code of radar and elevation, no decoder.
-
-    Not checked, as only summaries of the paper were at hand: the widths of the two MLPs, the code of
-    the scale, and the ground length to which the positions refer.
+    - Values go through one fixed map for each unit. Theirs go through the mean and deviation of each
+      band (``pretraining/src/data/MMEarth.py``), of which an unseen band has none.
+    - The transformer has registers beside its class token, as the others of this package.
+    - There is no code of radar and elevation, which have no wavelength, and no decoder: the
+      objectives of this package take the place of masked reconstruction.
+    - The published encoder has 768 features. The sizes here are smaller.
     """
 
     def __init__(
@@ -156,6 +174,7 @@ class RAMEN(SensorEncoder):
         self.token_m = token_m
         self.project = ChannelProjector(embed_dim)
         self.experts = ScaleExperts(embed_dim)
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.no_data = nn.Parameter(0.02 * torch.randn(embed_dim))
         self.trunk = Trunk(embed_dim, depth=depth, num_heads=num_heads, registers=registers)
 
@@ -179,7 +198,7 @@ class RAMEN(SensorEncoder):
         count = cells.valid.sum(dim=(-2, -1)).clamp(min=1).unsqueeze(-1)  # (B, N, 1)
         pixels = cells.pixels.sum(dim=(-2, -1)) / count  # (B, N, C)
         scale = (view['gsd'].float() / token_m).log().mean(dim=-1)
-        x = self.experts(self.project(pixels, view['wavelength']), scale)
+        x = self.norm(self.experts(self.project(pixels, view['wavelength']), scale))
         x = torch.where(cells.seen[..., None], x, self.no_data.to(x.dtype))
         return x, cells.seen, cells.grid
 
@@ -194,7 +213,7 @@ class RAMEN(SensorEncoder):
         if len(set(grids)) > 1:
             raise ValueError(f'views of one patch must share their ground, got token grids {grids}')
         metres = cell_centres(grids[0], token_m=token_m, device=seen[0].device)
-        places = sincos(metres / POSITION_STEP_M, self.embed_dim // 2).flatten(-2)  # (N, D)
+        places = sincos(metres - metres[0], self.embed_dim // 2).flatten(-2)  # (N, D)
         x = torch.cat([t + places for t in tokens], dim=1)  # (B, M * N, D)
         x, pooled = self.trunk(x, torch.cat(seen, dim=1), None)
         data = torch.stack(seen, dim=1)  # (B, M, N)
