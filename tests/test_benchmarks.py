@@ -22,7 +22,14 @@ def benchmark(monkeypatch):
     return importlib.import_module
 
 
-OPTIONS = {'device': 'cpu', 'dtype': 'float32', 'batch': 1, 'repeats': 1, 'threads': 1}
+OPTIONS = {
+    'device': 'cpu',
+    'dtype': 'float32',
+    'batch': 1,
+    'repeats': 1,
+    'seconds': 1.0,
+    'threads': 1,
+}
 OPTIONS |= {'compile': None, 'largest': 0}
 INPUT = '12 bands, 224 x 224'
 
