@@ -128,7 +128,7 @@ def export(args: Sequence[str]) -> None:
         if options.folder.exists() and any(options.folder.iterdir()):
             raise ValueError(f'{options.folder}: is there and not empty; choose another folder')
         load_encoder(options.checkpoint).save_pretrained(options.folder)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         parser.error(str(error))
     _say(f'Weights, config and model card: {options.folder}')
 

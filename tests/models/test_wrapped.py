@@ -290,6 +290,11 @@ def test_description_rebuilds_the_encoder(make_view, tmp_path, name):
     )
     # A checkpoint has its own weights, and needs the file no more
     path.unlink()
+    encoder.save_pretrained(tmp_path / 'shared')
+    texts = [(tmp_path / 'shared' / file).read_text() for file in ('config.json', 'README.md')]
+    assert all(path.name in text and str(tmp_path) not in text for text in texts)
+    shared = load_encoder(tmp_path / 'shared')
+    assert torch.equal(encode(shared, make_view()).tokens, expected.tokens)
     checkpoint = {
         'hyper_parameters': {'encoder': description},
         'state_dict': {f'encoder.{key}': value for key, value in encoder.state_dict().items()},

@@ -7,7 +7,8 @@ import dataclasses
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -91,12 +92,25 @@ def without_weights(description: Mapping[str, Any]) -> dict[str, Any]:
 
     For a model whose own weights are loaded next.
     """
+    return _with_weights(description, lambda name: None)
+
+
+def without_folders(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with the name alone of the file of weights that a wrapped model started from.
+
+    For others, whom the folders of a machine do not concern.
+    """
+    return _with_weights(description, lambda name: name and Path(name).name)
+
+
+def _with_weights(description: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """A description with other ``weights``, in what it is made of too."""
     init_args = {
-        key: without_weights(value)
+        key: _with_weights(value, change)
         if isinstance(value, Mapping) and 'init_args' in value
+        else change(value)
+        if key == 'weights'
         else value
         for key, value in (description.get('init_args') or {}).items()
     }
-    if 'weights' in init_args:
-        init_args['weights'] = None
     return {'class_path': description['class_path'], 'init_args': init_args}

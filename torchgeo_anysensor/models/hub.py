@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_file
 
-from .description import build, describe, without_weights
+from .description import build, describe, without_folders, without_weights
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 
@@ -69,14 +69,14 @@ class HubEncoder(
         assert isinstance(self, torch.nn.Module)
         weights = {key: x.detach().cpu().contiguous() for key, x in self.state_dict().items()}
         save_file(weights, save_directory / WEIGHTS)
-        config = {**describe(self), 'run': self.run}
+        config = {**without_folders(describe(self)), 'run': self.run}
         (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + '\n')
         (save_directory / 'README.md').unlink(missing_ok=True)  # of other weights
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
         """Write down what the encoder is and how it was trained."""
         assert isinstance(self, torch.nn.Module)
-        about = describe(self)
+        about = without_folders(describe(self))
         run = dict[str, Any]()
         for key, value in (self.run or {}).items():
             run |= value if isinstance(value, Mapping) else {key: value}
