@@ -287,7 +287,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
     parser.add_argument('--batch', type=int, default=4)
     parser.add_argument('--repeats', type=int, default=9)
-    parser.add_argument('--seconds', type=float, default=30, help='begin no further turn after')
+    parser.add_argument('--seconds', type=float, default=15, help='begin no further turn after')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--encoders', nargs='+', default=list(ENCODERS), choices=list(ENCODERS))
     parser.add_argument('--inputs', nargs='+', default=list(INPUTS), choices=list(INPUTS))
