@@ -4,7 +4,9 @@
 """The benchmarks of the encoders run, in miniature; their numbers are of no interest here."""
 
 import argparse
+import dataclasses
 import importlib
+import json
 import pickle
 from pathlib import Path
 
@@ -57,13 +59,85 @@ def test_an_encoder_that_cannot_read_an_input_is_told_so(benchmark):
     assert 'fixed bands' in row[2]
 
 
-@pytest.mark.parametrize('way', ['linear hypernetwork', 'spectral attention'])
-def test_transfer_between_sensors(benchmark, monkeypatch, way):
-    transfer = benchmark('spectral_transfer')
-    monkeypatch.setattr(transfer, 'STEPS', 4)
-    errors = transfer.run(way, 'integrated', virtual=True, seed=0)
-    assert set(errors) == set(transfer.SEEN | transfer.UNSEEN)
-    assert all(0.5 < error < 10 for error in errors.values())
+@pytest.fixture
+def transfer(benchmark, monkeypatch, tmp_path):
+    """The benchmark, and a call of it in miniature that gives its table, and how many it trained."""
+    module = benchmark('spectral_transfer')
+    monkeypatch.setattr(module, 'SEEDS', (0,))
+    monkeypatch.setattr(module, 'SOURCE', module.SOURCE)  # tests may set it
+
+    def call(capsys, *options, out=tmp_path / 'runs.jsonl', workers=1):
+        small = ['--steps', '4', '--canopies', '1000', '--workers', str(workers)]
+        module.main([*small, '--out', str(out), *options])
+        said = capsys.readouterr().out.splitlines()
+        table = [line.strip('| ').split(' | ') for line in said if line.startswith('| ')]
+        return table, sum(line.startswith('Training(') for line in said)
+
+    return module, call
+
+
+def test_transfer_between_sensors(transfer, capsys):
+    module, call = transfer
+    (heads, _, *rows), trained = call(capsys)
+    assert trained == len(rows) == 2 * len(module.ROWS) == 20
+    assert [tuple(row[:3]) for row in rows] == [
+        (*row, virtual) for row in module.ROWS for virtual in ('no', 'yes')
+    ]
+    assert {row[0] for row in rows} == set(module.WAYS)
+    assert heads[5:] == [*module.UNSEEN]
+    for row in rows:
+        seen, unseen, *each = (float(cell.split()[0]) for cell in row[3:])
+        assert 0.5 < seen < 10
+        assert unseen == pytest.approx(sum(each) / len(each), abs=0.011)  # each is rounded
+    assert call(capsys) == ([heads, ['---'] * len(heads), *rows], 0)
+    assert call(capsys, '--print', '--ways', 'both')[1] == 0
+    assert call(capsys, '--steps', '5', '--print')[0][2:] == []  # of another size
+
+
+def test_transfer_is_run_again_after_a_change_of_the_sources(transfer, capsys, tmp_path):
+    module, call = transfer
+    ours = ('--ways', 'interpolated spectrum')
+    table, trained = call(capsys, *ours)
+    assert trained == len(table) - 2 == 2
+    assert call(capsys, *ours) == (table, 0)
+    files = {file.name for file in module.sources()}
+    assert {'spectral_transfer.py', 'interpolation.py', 'codes.py', 'spectra.py'} <= files
+    changed = tmp_path / 'codes.py'
+    changed.write_text('REACH = 1')
+    before = module.digest([changed])
+    changed.write_text('REACH = 2')
+    assert module.digest([changed]) != before
+    module.SOURCE = 'another'
+    assert call(capsys, '--print')[0][2:] == []
+    assert call(capsys, *ours) == (table, 2)
+
+
+def test_transfer_is_the_same_for_any_number_of_workers(transfer, capsys, tmp_path):
+    _, call = transfer
+    ways = ('--ways', 'interpolated spectrum')
+    alone, beside = tmp_path / 'alone.jsonl', tmp_path / 'beside.jsonl'
+    assert call(capsys, *ways, out=alone) == call(capsys, *ways, out=beside, workers=2)
+    errors = [
+        {json.dumps(line['training']): line['errors'] for line in map(json.loads, file.open())}
+        for file in (alone, beside)
+    ]
+    assert errors[0] == errors[1]
+    assert len(errors[0]) == 2
+
+
+def test_transfer_is_told_with_intervals_over_the_seeds(benchmark):
+    module = benchmark('spectral_transfer')
+    one = module.Training('both', 'integrated', virtual=True, seed=0)
+    trainings = [dataclasses.replace(one, seed=seed) for seed in module.SEEDS]
+    errors = dict.fromkeys(module.SEEN, 1.0)
+    done = {
+        training: errors | dict.fromkeys(module.UNSEEN, 1 + 0.1 * training.seed)
+        for training in trainings
+    }
+    row = module.table(trainings, done).splitlines()[-1].strip('| ').split(' | ')
+    # A standard deviation of 0.1; Student's t of three seeds is 4.303
+    assert row[:5] == ['both', 'integrated', 'yes', '1.00 ± 0.00', '1.10 ± 0.25']
+    assert row[5:] == ['1.10'] * len(module.UNSEEN)
 
 
 def test_costs_of_the_objectives(benchmark, capsys):
