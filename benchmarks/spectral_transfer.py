@@ -7,22 +7,32 @@
     python benchmarks/spectral_transfer.py --print    # print the table alone
 
 Leaf area index is learned from simulated canopies as three sensors see them, and tested on other
-canopies as those three and five others see them. Each finished run is a line of
-logs/spectral_transfer.jsonl and is not run again.
+canopies as those three and five others see them. Each finished training is a line of
+logs/spectral_transfer.jsonl and is not run again, unless the sources that it depends on changed.
+Trainings run side by side, each on one thread and with seeds of its own, so that their errors do not
+depend on how many do.
 """
 
 import argparse
+import hashlib
 import json
+import multiprocessing
+import os
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchgeo_anysensor import models, simulate
+from torchgeo_anysensor.comparison.workers import end_with_parent
 from torchgeo_anysensor.models import BandCode, FourierBandCode, NanometreBandCode, PointBandCode
 from torchgeo_anysensor.models.interpolation import ANCHORS_UM, SpectralJoin, interpolate
 from torchgeo_anysensor.models.spectral import FiLM, SpectralAttention
@@ -30,7 +40,7 @@ from torchgeo_anysensor.simulate.spectra import WAVELENGTH_UM, Leaf, canopy, lea
 
 OUT = Path('logs/spectral_transfer.jsonl')
 SEEDS = (0, 1, 2)
-STEPS, BATCH, DIM, CODE_DIM = 600, 256, 96, 128
+BATCH, DIM, CODE_DIM = 256, 96, 128
 VIRTUAL_SHARE = 0.6  # of the batches, where there are virtual sensors
 T_95 = 4.303  # Student's t of 2 degrees of freedom: 95 % with three seeds
 
@@ -57,6 +67,21 @@ CODES = {
     'Copernicus Fourier': FourierBandCode,
     'nm sine-cosine': NanometreBandCode,
 }
+
+
+def digest(files: Iterable[Path]) -> str:
+    """A short name of what is in files, another one after every change."""
+    return hashlib.sha256(b''.join(file.read_bytes() for file in sorted(files))).hexdigest()[:8]
+
+
+def sources() -> list[Path]:
+    """The files that an error depends on: this one, and the parts of the package that it uses."""
+    folders = (Path(str(part.__file__)).parent for part in (models, simulate))
+    return [Path(__file__), *(file for folder in folders for file in folder.rglob('*.py'))]
+
+
+#: Of the code that was imported, whatever its files have become since.
+SOURCE = digest(sources())
 
 
 @dataclass(frozen=True)
@@ -90,6 +115,7 @@ def virtual_sensor(generator: torch.Generator) -> Bands:
     return gaussian_bands(0.42 * (2.4 / 0.42) ** u, 0.01 * 15**v)
 
 
+@lru_cache(maxsize=2)  # those of a seed are the same in all its trainings
 def canopies(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
     """Draw canopies.
 
@@ -219,17 +245,30 @@ class Regressor(nn.Module):
         return 3.5 + 2 * found.squeeze(-1)
 
 
-def run(way: str, code: str, *, virtual: bool, seed: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Training:
+    """One training: its place in the table, and its size."""
+
+    way: str
+    code: str
+    virtual: bool
+    seed: int
+    steps: int = 600
+    canopies: int = 20_000  #: to learn from; a fifth as many others to test on
+
+
+def run(training: Training) -> dict[str, float]:
     """Train once; give the error of each sensor, as root mean square."""
+    seed, steps = training.seed, training.steps
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = Regressor(way, code)
-    spectra, lai = canopies(20_000, seed=2 * seed)
+    model = Regressor(training.way, training.code)
+    spectra, lai = canopies(training.canopies, seed=2 * seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=STEPS)
-    for step in range(STEPS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+    for step in range(steps):
         rows = torch.randint(len(lai), (BATCH,), generator=generator)
-        drawn = virtual and float(torch.rand((), generator=generator)) < VIRTUAL_SHARE
+        drawn = training.virtual and float(torch.rand((), generator=generator)) < VIRTUAL_SHARE
         bands = virtual_sensor(generator) if drawn else sensor([*SEEN][step % len(SEEN)])
         estimate = model(observe(spectra[rows], bands, generator), bands)
         optimizer.zero_grad()
@@ -238,7 +277,7 @@ def run(way: str, code: str, *, virtual: bool, seed: int) -> dict[str, float]:
         optimizer.step()
         schedule.step()
     model.eval()
-    spectra, lai = canopies(4_000, seed=2 * seed + 1)
+    spectra, lai = canopies(training.canopies // 5, seed=2 * seed + 1)
     errors = {}
     with torch.no_grad():
         for name in SEEN | UNSEEN:
@@ -247,48 +286,89 @@ def run(way: str, code: str, *, virtual: bool, seed: int) -> dict[str, float]:
     return errors
 
 
-def finished() -> dict[tuple[str, str, bool, int], dict[str, float]]:
-    """Errors of each sensor, by way, code, virtual sensors and seed."""
-    lines = OUT.read_text().splitlines() if OUT.exists() else []
-    return {tuple(row['key']): row['errors'] for row in map(json.loads, lines)}
+def result(training: Training) -> dict[str, Any]:
+    """Train on one thread; give the line of the file of results."""
+    torch.set_num_threads(1)
+    start = time.process_time()
+    errors = run(training)
+    spent = round(time.process_time() - start, 1)
+    return {'training': asdict(training), 'source': SOURCE, 'errors': errors, 'cpu_s': spent}
 
 
-def table() -> str:
+def results(trainings: Sequence[Training], workers: int) -> Iterator[dict[str, Any]]:
+    """Train side by side; give each result when it is there."""
+    workers = min(workers, len(trainings))
+    if workers <= 1:
+        yield from map(result, trainings)
+        return
+    context = multiprocessing.get_context('spawn')
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
+    try:
+        for future in as_completed([pool.submit(result, training) for training in trainings]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def finished(out: Path) -> dict[Training, dict[str, float]]:
+    """Errors of each sensor, by training, of those that were run with the present sources."""
+    lines = map(json.loads, out.read_text().splitlines() if out.exists() else [])
+    return {
+        Training(**line['training']): line['errors']
+        for line in lines
+        if line.get('source') == SOURCE
+    }
+
+
+def table(trainings: Iterable[Training], done: Mapping[Training, dict[str, float]]) -> str:
     """Mean error of the sensors seen and never seen over the seeds, as Markdown."""
-    done = finished()
     heads = ['way', 'code', 'virtual sensors', 'seen', 'never seen', *UNSEEN]
     lines = [heads, ['---'] * len(heads)]
-    for (way, code), virtual in product(ROWS, (False, True)):
-        runs = [done[way, code, virtual, s] for s in SEEDS if (way, code, virtual, s) in done]
+    rows: dict[tuple[str, str, bool], list[dict[str, float]]] = {}
+    for one in trainings:
+        runs = rows.setdefault((one.way, one.code, one.virtual), [])
+        runs += [done[one]] if one in done else []
+    for (way, code, virtual), runs in rows.items():
         if not runs:
             continue
         cells = [way, code, 'yes' if virtual else 'no']
         for names in (SEEN, UNSEEN):
             each = np.array([np.mean([errors[name] for name in names]) for errors in runs])
-            half = T_95 * each.std(ddof=1) / len(each) ** 0.5 if len(each) == len(SEEDS) else np.nan
+            half = T_95 * each.std(ddof=1) / len(each) ** 0.5 if len(each) == 3 else np.nan
             cells.append(f'{each.mean():.2f} ± {half:.2f}')
         cells += [f'{np.mean([errors[name] for errors in runs]):.2f}' for name in UNSEEN]
         lines.append(cells)
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--print', action='store_true', dest='only_print')
     parser.add_argument('--ways', nargs='+', default=list(WAYS), choices=list(WAYS))
-    options = parser.parse_args()
+    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes')
+    parser.add_argument('--steps', type=int, default=Training.steps)
+    parser.add_argument('--canopies', type=int, default=Training.canopies)
+    parser.add_argument('--out', type=Path, default=OUT, help='file of the finished trainings')
+    options = parser.parse_args(args)
+    trainings = [
+        Training(way, code, virtual, seed, options.steps, options.canopies)
+        for seed, (way, code), virtual in product(SEEDS, ROWS, (False, True))
+    ]
     if not options.only_print:
-        OUT.parent.mkdir(exist_ok=True)
-        for seed, (way, code), virtual in product(SEEDS, ROWS, (False, True)):
-            if way not in options.ways or (way, code, virtual, seed) in finished():
-                continue
-            start = time.perf_counter()
-            errors = run(way, code, virtual=virtual, seed=seed)
-            with OUT.open('a') as file:
-                file.write(json.dumps({'key': [way, code, virtual, seed], 'errors': errors}) + '\n')
-            print(f'{way}, {code}, {virtual=}, {seed=}: {time.perf_counter() - start:.0f} s')
-    print(f'RMSE of the leaf area index (0 to 7), {len(SEEDS)} seeds, 95 % by t:\n\n{table()}')
+        done = finished(options.out)
+        missing = [one for one in trainings if one.way in options.ways and one not in done]
+        options.out.parent.mkdir(exist_ok=True)
+        start, spent = time.perf_counter(), 0.0
+        for line in results(missing, options.workers):
+            with options.out.open('a') as file:
+                file.write(json.dumps(line) + '\n')
+            spent += line['cpu_s']
+            print(Training(**line['training']), f'{line["cpu_s"]:.0f} s', flush=True)
+        passed = time.perf_counter() - start
+        print(f'{len(missing)} trainings: {passed:.0f} s, {spent:.0f} s of processors\n')
+    print(f'RMSE of the leaf area index (0 to 7), {len(SEEDS)} seeds, 95 % by t:\n')
+    print(table(trainings, finished(options.out)))
 
 
 if __name__ == '__main__':

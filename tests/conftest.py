@@ -7,10 +7,11 @@ Fixtures import what they need themselves: the process that deals the tests to t
 file as well, before it starts them.
 """
 
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -150,3 +151,10 @@ def _awake[T: torch.nn.Module](module: T) -> T:
 @pytest.fixture
 def awake() -> 'Callable[[torch.nn.Module], torch.nn.Module]':
     return _awake
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> 'Callable[[str], ModuleType]':
+    """Imports a benchmark by its name."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / 'benchmarks')
+    return importlib.import_module

@@ -1,120 +1,17 @@
 # Copyright (c) torchgeo_anysensor contributors.
 # Licensed under the MIT License.
 
-"""The benchmarks of the encoders run, in miniature; their numbers are of no interest here."""
+"""The benchmarks run, in miniature; their numbers are of no interest here."""
 
 import argparse
-import functools
 import importlib
 import pickle
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module
-
-
-OPTIONS = {
-    'device': 'cpu',
-    'dtype': 'float32',
-    'batch': 1,
-    'repeats': 1,
-    'seconds': 1.0,
-    'threads': 1,
-}
-OPTIONS |= {'compile': None, 'largest': 0}
-INPUT = '12 bands, 224 x 224'
-
-
-def test_costs_of_an_encoder(benchmark):
-    row = benchmark('encoders').measure('AnySensorViT tiny', INPUT, argparse.Namespace(**OPTIONS))
-    assert row[:2] == ['AnySensorViT tiny', INPUT]
-    parameters, tokens, gflop, ratio = map(float, row[2:6])
-    assert tokens == 14 * 14
-    assert 5 < parameters < 7
-    assert gflop == pytest.approx(3.0, abs=0.3)
-    assert 1 < ratio <= 1.15
-    *rates, batch, forward, back = map(float, row[6:])
-    assert min(rates) > 0
-    assert batch == 1
-    assert 4 * 12 * 224**2 / 2**20 < forward < back  # the sorted pixels, at least
-
-
-def test_costs_as_on_a_gpu(benchmark, monkeypatch):
-    """In bfloat16, compiled without a break."""
-    encoders = benchmark('encoders')
-    small = encoders.Entry(lambda: encoders.AnySensorViT(32, depth=1, num_heads=2), 32, 2)
-    monkeypatch.setitem(encoders.ENCODERS, 'small', small)
-    monkeypatch.setitem(encoders.INPUTS, 'few', ([(10, 4)], 320, 160))
-    monkeypatch.setattr(encoders, 'matrix_rate', lambda device, dtype: 1e9)  # slow on many CPUs
-    shallow = functools.partial(encoders.timm.models.VisionTransformer, depth=1)
-    monkeypatch.setattr(encoders.timm.models, 'VisionTransformer', shallow)
-    options = OPTIONS | {'dtype': 'bfloat16', 'compile': 'eager'}
-    row = encoders.measure('small', 'few', argparse.Namespace(**options))
-    torch.compiler.reset()
-    assert min(map(float, row[6:-2])) > 0
-
-
-@pytest.mark.parametrize(('room', 'asked', 'batch'), [(3, 9, 2), (9, 9, 8), (9, 4, 4), (0, 9, 1)])
-def test_batches_grow_as_long_as_they_fit(benchmark, monkeypatch, room, asked, batch):
-    encoders = benchmark('encoders')
-
-    def step(forward, model):
-        if forward > room:
-            raise torch.OutOfMemoryError
-        return lambda: None
-
-    monkeypatch.setattr(encoders, 'forwards', lambda *args: (args[-1].batch, None))
-    monkeypatch.setattr(encoders, 'backward', step)
-    options = argparse.Namespace(**OPTIONS | {'largest': asked})
-    assert encoders.largest(None, None, INPUT, options).batch == batch
-
-
-def test_memory_of_a_call(benchmark):
-    def call():
-        one = torch.empty(2**20)
-        other = torch.empty(2**19)
-        del one
-        return other, torch.empty(3 * 2**20)
-
-    torch.ones(2**22)
-    assert benchmark('encoders').peak_mib(call, 'cpu') == pytest.approx(14, abs=0.1)
-
-
-def test_operations_grow_little_with_bands_and_sensors(benchmark):
-    """The bounds on cost that can be counted: 200 bands for 12, two sensors for one."""
-    encoders = benchmark('encoders')
-    encoder = encoders.ENCODERS['AnySensorViT tiny'].build().eval()
-
-    def gflop(name):
-        views = encoders.views(name, batch=1, device='cpu')
-        return encoders.gflop_of(lambda: encoder(views, token_m=encoders.INPUTS[name][2]))
-
-    assert gflop('200 bands, 224 x 224') <= 1.7 * gflop('12 bands, 224 x 224')
-    assert gflop('both, 2.4 km') <= 1.1 * gflop('Sentinel-2, 2.4 km')
-
-
-def test_an_encoder_that_cannot_read_an_input_is_told_so(benchmark):
-    encoders = benchmark('encoders')
-    row = encoders.row(('timm ViT tiny', 'Landsat, 2.4 km', argparse.Namespace(**OPTIONS)))
-    assert 'fixed bands' in row[2]
-
-
-@pytest.mark.parametrize('way', ['linear hypernetwork', 'spectral attention'])
-def test_transfer_between_sensors(benchmark, monkeypatch, way):
-    transfer = benchmark('spectral_transfer')
-    monkeypatch.setattr(transfer, 'STEPS', 4)
-    errors = transfer.run(way, 'integrated', virtual=True, seed=0)
-    assert set(errors) == set(transfer.SEEN | transfer.UNSEEN)
-    assert all(0.5 < error < 10 for error in errors.values())
 
 
 def test_costs_of_the_objectives(benchmark, capsys):
@@ -321,21 +218,3 @@ def test_costs_of_prepared_data(benchmark, chipped_scenes):
         for one, other in zip(tensors(batch), tensors(whole), strict=True):
             assert torch.equal(one, other)
     assert len(list(prepared.compression(chips))) == 9
-
-
-def test_tradeoffs_of_the_encoders_after_papers(benchmark, monkeypatch, capsys):
-    tradeoffs = benchmark('encoder_tradeoffs')
-    shallow = [partial(build, depth=2) for build in tradeoffs.BUILDERS['tiny']]
-    monkeypatch.setitem(tradeoffs.BUILDERS, 'tiny', shallow)
-    monkeypatch.setattr('sys.argv', ['encoder_tradeoffs.py', '--patch-m=120', '--repeats=1'])
-    tradeoffs.main()
-    lines = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines()]
-    rows = [[float(cell) for cell in line] for line in lines if line[0][:1].isdigit()]
-    ramen, atomizer = rows[:4], rows[4:]
-    assert [row[:2] for row in ramen] == [[120, 1], [60, 4], [30, 16], [20, 36]]
-    assert sorted(row[2] for row in ramen) == [row[2] for row in ramen]
-    assert [row[0] for row in atomizer] == [1, 4, 12, 48, 200] + 5 * [12]
-    assert all(row[3] == row[0] * row[2] for row in atomizer)
-    further = [row[6] for row in atomizer if len(row) == 7]
-    assert len(further) == 8
-    assert max(further) == pytest.approx(min(further), rel=0.02)  # linear in the tokens
