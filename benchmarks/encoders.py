@@ -67,8 +67,6 @@ ENCODERS = {
     'AnySensorViT base': Entry(anysensor_vit_base, 768, 12),
     'RAMEN tiny': Entry(ramen_tiny, 192, 3),
     'RAMEN small': Entry(ramen_small, 384, 6),
-    'Atomizer tiny': Entry(atomizer_tiny, 192, 3),
-    'Atomizer small': Entry(atomizer_small, 384, 6),
     'timm ViT tiny': Entry(
         lambda: TimmEncoder([0.44 + 0.16 * i for i in range(12)], model='vit_tiny_patch16_224'),
         192,
@@ -77,6 +75,8 @@ ENCODERS = {
     'DOFA base': Entry(DOFAEncoder, 768, 12),
     'Panopticon base': Entry(PanopticonEncoder, 768, 12),
     'Copernicus-FM base': Entry(CopernicusFMEncoder, 768, 12),
+    'Atomizer tiny': Entry(atomizer_tiny, 192, 3),
+    'Atomizer small': Entry(atomizer_small, 384, 6),
 }
 #: Name, pixel size in metres and bands of each grid, width of the patch and of a token in metres.
 INPUTS: dict[str, tuple[list[tuple[float, int]], float, float]] = {
@@ -286,8 +286,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
     parser.add_argument('--batch', type=int, default=4)
-    parser.add_argument('--repeats', type=int, default=9)
-    parser.add_argument('--seconds', type=float, default=15, help='begin no further turn after')
+    parser.add_argument('--repeats', type=int, default=21)
+    parser.add_argument('--seconds', type=float, default=10, help='begin no further turn after')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--encoders', nargs='+', default=list(ENCODERS), choices=list(ENCODERS))
     parser.add_argument('--inputs', nargs='+', default=list(INPUTS), choices=list(INPUTS))
