@@ -88,9 +88,19 @@ INPUTS: dict[str, tuple[list[tuple[float, int]], float, float]] = {
 }
 
 
-def views(name: str, *, batch: int, device: str) -> list[SensorSample]:
-    """Noise as an encoder gets it."""
+def views(name: str, *, batch: int, device: str, hole: bool = False) -> list[SensorSample]:
+    """Noise as an encoder gets it; of a patch with a hole, one pixel is not valid."""
     grids, width, _ = INPUTS[name]
+    made = noise(grids, width, batch=batch)
+    for view in made if hole else ():
+        view['valid'][..., 0, 0] = False
+    return [{key: x.to(device) for key, x in view.items()} for view in made]  # type: ignore[misc, attr-defined]
+
+
+def noise(
+    grids: Sequence[tuple[float, int]], width: float, *, batch: int = 1
+) -> list[SensorSample]:
+    """Noise on grids of a pixel size in metres and a number of bands each, `width` metres wide."""
     made = []
     for res, bands in grids:
         n = round(width / res)
@@ -109,7 +119,7 @@ def views(name: str, *, batch: int, device: str) -> list[SensorSample]:
                 transform=torch.zeros(batch, 9),
             )
         )
-    return [{key: x.to(device) for key, x in view.items()} for view in made]  # type: ignore[misc, attr-defined]
+    return made
 
 
 def reference(entry: Entry, name: str) -> torch.nn.Module:
@@ -125,12 +135,17 @@ def reference(entry: Entry, name: str) -> torch.nn.Module:
 
 
 def forwards(
-    encoder: SensorEncoder, plain: torch.nn.Module, name: str, options: argparse.Namespace
+    encoder: SensorEncoder,
+    plain: torch.nn.Module,
+    name: str,
+    options: argparse.Namespace,
+    *,
+    hole: bool = False,
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """Make the calls forward, of the encoder and of the plain ViT, for a batch of an input."""
     dtype = getattr(torch, options.dtype)
     cast = torch.autocast(options.device, dtype, enabled=dtype != torch.float32)
-    batched = views(name, batch=options.batch, device=options.device)
+    batched = views(name, batch=options.batch, device=options.device, hole=hole)
     size = plain.patch_embed.img_size  # type: ignore[union-attr]
     image = torch.rand(options.batch, 12, *size, device=options.device)  # type: ignore[misc]
 
@@ -187,7 +202,9 @@ def largest(
     while 2 * options.batch <= options.largest:
         more = argparse.Namespace(**{**vars(options), 'batch': 2 * options.batch})
         try:
-            backward(forwards(encoder, plain, name, more)[0], encoder)()
+            for forward, model in zip(forwards(encoder, plain, name, more), (encoder, plain)):
+                backward(forward, model)()
+                model.zero_grad(set_to_none=True)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
@@ -203,7 +220,8 @@ def measure(encoder_name: str, input_name: str, options: argparse.Namespace) -> 
     encoder, plain = entry.build().to(device), reference(entry, input_name).to(device)
     encoder.eval().requires_grad_(False)  # the counter knows no checkpoints that keep no gradient
     one = argparse.Namespace(**{**vars(options), 'batch': 1})
-    gflop, plain_gflop = (gflop_of(call) for call in forwards(encoder, plain, input_name, one))
+    counted = forwards(encoder, plain, input_name, one, hole=True)  # where nothing is saved
+    gflop, plain_gflop = map(gflop_of, counted)
     encoder.requires_grad_(True)
     if options.compile:
         encoder.compile(fullgraph=isinstance(encoder, AnySensorViT), backend=options.compile)
@@ -211,6 +229,8 @@ def measure(encoder_name: str, input_name: str, options: argparse.Namespace) -> 
     options = largest(encoder.train(), plain.train(), input_name, options)
     ours, theirs = forwards(encoder, plain, input_name, options)
     there, back = backward(ours, encoder), backward(theirs, plain)
+    if options.compile:
+        there()
     encoder.zero_grad(set_to_none=True)
     memory = [peak_mib(there, device)]
     times = timed(there, back, options)
@@ -276,7 +296,11 @@ def row(arguments: tuple[str, str, argparse.Namespace]) -> list[str]:
     """One row, in a process of its own."""
     try:
         return measure(*arguments)
-    except ValueError as error:  # an encoder of fixed bands
+    except torch.OutOfMemoryError:
+        return [*arguments[:2], 'out of memory']
+    except ValueError as error:
+        if 'fixed bands' not in str(error):
+            raise
         return [*arguments[:2], str(error).partition(':')[0]]
 
 
@@ -287,7 +311,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
     parser.add_argument('--batch', type=int, default=4)
     parser.add_argument('--repeats', type=int, default=21)
-    parser.add_argument('--seconds', type=float, default=10, help='begin no further turn after')
+    parser.add_argument(
+        '--seconds', type=float, default=10, help='of the encoder, after which no turn begins'
+    )
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--encoders', nargs='+', default=list(ENCODERS), choices=list(ENCODERS))
     parser.add_argument('--inputs', nargs='+', default=list(INPUTS), choices=list(INPUTS))
@@ -301,7 +327,13 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(args)
     heads = ['encoder', 'input', 'M parameters', 'tokens', 'GFLOP', 'GFLOP / ViT', 'ms', 'ms / ViT']
-    heads += ['ms with backward', 'with backward / ViT', 'images / s', 'of matrix rate', 'batch']
+    heads += [
+        'ms with backward',
+        'with backward / ViT',
+        'images / s with backward',
+        'of matrix rate',
+        'batch',
+    ]
     heads += ['MiB', 'MiB with backward']
     print(f'{options.device}, {options.dtype}, torch {torch.__version__}\n')
     for line in (heads, ['---'] * len(heads)):

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchgeo_anysensor import models, simulate
+from torchgeo_anysensor import models, simulate, types
 from torchgeo_anysensor.comparison.workers import end_with_parent
 from torchgeo_anysensor.models import BandCode, FourierBandCode, NanometreBandCode, PointBandCode
 from torchgeo_anysensor.models.interpolation import ANCHORS_UM, SpectralJoin, interpolate
@@ -77,7 +77,12 @@ def digest(files: Iterable[Path]) -> str:
 def sources() -> list[Path]:
     """The files that an error depends on: this one, and the parts of the package that it uses."""
     folders = (Path(str(part.__file__)).parent for part in (models, simulate))
-    return [Path(__file__), *(file for folder in folders for file in folder.rglob('*.py'))]
+    of_facts = Path(str(types.__file__))
+    return [
+        Path(__file__),
+        of_facts,
+        *(file for folder in folders for file in folder.rglob('*.py')),
+    ]
 
 
 #: Of the code that was imported, whatever its files have become since.
@@ -358,7 +363,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if not options.only_print:
         done = finished(options.out)
         missing = [one for one in trainings if one.way in options.ways and one not in done]
-        options.out.parent.mkdir(exist_ok=True)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         start, spent = time.perf_counter(), 0.0
         for line in results(missing, options.workers):
             with options.out.open('a') as file:
@@ -367,7 +372,7 @@ def main(args: Sequence[str] | None = None) -> None:
             print(Training(**line['training']), f'{line["cpu_s"]:.0f} s', flush=True)
         passed = time.perf_counter() - start
         print(f'{len(missing)} trainings: {passed:.0f} s, {spent:.0f} s of processors\n')
-    print(f'RMSE of the leaf area index (0 to 7), {len(SEEDS)} seeds, 95 % by t:\n')
+    print('RMSE of the leaf area index (0 to 7), 95 % by t where all seeds are finished:\n')
     print(table(trainings, finished(options.out)))
 
 

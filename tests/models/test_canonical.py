@@ -286,8 +286,11 @@ def test_bands_unlike_those_that_were_met_are_not_read(make_view):
     assert torch.equal(read(view), everything)  # none is known, and so all are read
     encoder.bands.meet(torch.tensor([[0.49, 0.86], [0.51, 0.86]]))
     assert encoder.bands.knows(view['wavelength']).tolist() == [True, False, True, False]
-    with pytest.warns(UserWarning, match=r'bands at 0\.70, 1\.60 um are not read.*canonical=False'):
+    with pytest.warns(
+        UserWarning, match=r'bands at 0\.70, 1\.60 um are not read.*canonical=False'
+    ) as told:
         found = read(view)
+    assert told[0].filename == __file__
     assert_close(found, read(bands_alone(view, 0, 2)))
     unknown = bands_alone(view, 1, 3)
     assert_close(read(view, unknown), read(view))

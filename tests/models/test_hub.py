@@ -4,6 +4,7 @@
 """Encoders go to a folder and come back, without a network."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -71,6 +72,10 @@ def test_card_tells_the_run(tmp_path):
     assert '| code | torchgeo_anysensor.models.codes.BandCode |' in card
     assert 'library_name: torchgeo_anysensor' in card
     assert SensorEncoder.from_pretrained(tmp_path).run == encoder.run
+    CanonicalEncoder(encoder).save_pretrained(tmp_path / 'canonical')
+    card = (tmp_path / 'canonical' / 'README.md').read_text()
+    assert '| encoder | torchgeo_anysensor.models.anysensor.AnySensorViT |' in card
+    assert '| code | torchgeo_anysensor.models.codes.BandCode |' in card
     encoder.run = None
     encoder.save_pretrained(tmp_path)  # the card is of these weights, not of those before
     assert 'Nothing is known of a training' in (tmp_path / 'README.md').read_text()
@@ -78,7 +83,7 @@ def test_card_tells_the_run(tmp_path):
 
 def test_arguments_of_another_kind_are_an_error(tmp_path):
     anysensor_vit_tiny(depth=1).save_pretrained(tmp_path)
-    with pytest.raises(TypeError, match='AnySensorViT, not a DOFAEncoder'):
+    with pytest.raises(TypeError, match='AnySensorViT is not a class of DOFAEncoder'):
         DOFAEncoder.from_pretrained(tmp_path)
 
 
@@ -87,37 +92,46 @@ def test_a_config_imports_nothing(tmp_path):
     config = json.loads((tmp_path / 'config.json').read_text())
     config['class_path'] = 'antigravity.Encoder'
     (tmp_path / 'config.json').write_text(json.dumps(config))
-    with pytest.raises(ValueError, match='not part of torchgeo_anysensor'):
+    with pytest.raises(ValueError, match='import antigravity first if you trust it'):
         SensorEncoder.from_pretrained(tmp_path)
 
 
-CALLS = [
-    {'class_path': 'os.system', 'init_args': {'command': 'exit 1'}},
-    {'class_path': 'pathlib.Path', 'init_args': {}},
-    {'class_path': 'torchgeo_anysensor.models.anysensor_vit_tiny', 'init_args': {}},
-]
+OTHERS = {
+    'os.system': 'not a class of',
+    'pathlib.Path': 'not a class of',
+    'torch.nn.Linear': 'not a class of',
+    'torchgeo_anysensor.models.anysensor_vit_tiny': 'not a class of',
+    'torchgeo_anysensor.__main__.Encoder': 'in no module that is imported',
+    'torchgeo_anysensor.models.anysensor.Another': 'made by a newer version',
+    'Encoder': 'in no module that is imported',
+}
 
 
-@pytest.mark.parametrize('call', CALLS, ids=lambda call: call['class_path'])
+@pytest.mark.parametrize('path', OTHERS)
+@pytest.mark.parametrize('init_args', [None, {'command': 'exit 1'}])
 @pytest.mark.parametrize('inside', [False, True])
-def test_a_file_calls_nothing_but_modules(call, inside, tmp_path, monkeypatch):
+def test_a_file_calls_nothing_but_encoders_and_codes(
+    path, init_args, inside, tmp_path, monkeypatch
+):
     def called(*args, **kwargs):
         raise AssertionError('it was called')
 
-    monkeypatch.setattr('os.system', called)
-    description = describe(AnySensorViT(32, depth=1, num_heads=2, band_dim=8))
-    if inside:
-        description['init_args']['code'] = call
-    else:
-        description = call
     anysensor_vit_tiny(depth=1).save_pretrained(tmp_path)
+    description = {'class_path': path} | ({'init_args': init_args} if init_args else {})
+    if inside:
+        config = json.loads((tmp_path / 'config.json').read_text())
+        config['init_args']['code'] = description
+        description = config
     (tmp_path / 'config.json').write_text(json.dumps(description))
-    with pytest.raises(ValueError, match=f'{call["class_path"]} is not a class of'):
-        SensorEncoder.from_pretrained(tmp_path)
     checkpoint = {'hyper_parameters': {'encoder': description}, 'state_dict': {}}
     torch.save(checkpoint, tmp_path / 'last.ckpt')
-    with pytest.raises(ValueError, match=f'{call["class_path"]} is not a class of'):
+    monkeypatch.setattr('os.system', called)
+    monkeypatch.setattr('torch.nn.Linear.__init__', called)
+    with pytest.raises((TypeError, ValueError), match=OTHERS[path]):
+        SensorEncoder.from_pretrained(tmp_path)
+    with pytest.raises((TypeError, ValueError), match=OTHERS[path]):
         load_encoder(tmp_path / 'last.ckpt')
+    assert 'torchgeo_anysensor.__main__' not in sys.modules
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -503,7 +503,7 @@ def test_checkpoint_cannot_import_a_module():
 
 
 def test_checkpoint_cannot_name_something_else():
-    with pytest.raises(TypeError, match='not a SensorEncoder'):
+    with pytest.raises(TypeError, match='LinearHead is not a class of SensorEncoder'):
         build_encoder(
             {
                 'class_path': 'torchgeo_anysensor.models.LinearHead',

@@ -288,7 +288,7 @@ class Atomizer(SensorEncoder):
         super().__init__()
         if not token_m > 0:
             raise ValueError(f'token_m must be positive metres, got {token_m}')
-        if depth % turns:
+        if turns < 1 or depth % turns:
             raise ValueError(f'depth must be a multiple of turns, got {depth=}, {turns=}')
         self.init_args = {
             'embed_dim': embed_dim,

@@ -38,7 +38,7 @@ class SensorEncoder(nn.Module, HubEncoder, ABC):
 
     Attributes:
         embed_dim: Length ``D`` of the features.
-        init_args: Plain values that rebuild the encoder, so that a checkpoint can name it.
+        init_args: Plain values, encoders and classes of band codes that rebuild it from a file.
         detail_dim: Features ``E`` of :meth:`detail`; 0 if the encoder has none.
         detail_holds_tokens: The detail says, too, what sensors agree about in the tokens: a linear
             probe reads the one or the other.

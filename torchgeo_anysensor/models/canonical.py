@@ -29,7 +29,9 @@ PRIVATE = 0.02
 # Wavelengths that a warning names
 _NAMED = 12
 # Where a warning is not the user's own line
-_NOT_THEIRS = tuple(os.path.dirname(path) for path in (os.path.dirname(__file__), torch.__file__))
+_NOT_THEIRS = tuple(
+    os.path.join(os.path.dirname(path), '') for path in (os.path.dirname(__file__), torch.__file__)
+)
 
 
 class CanonicalMap(nn.Module):

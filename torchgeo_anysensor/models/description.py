@@ -4,12 +4,11 @@
 """Modules as plain values, the form that a YAML config has, and back."""
 
 import dataclasses
-import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -37,53 +36,61 @@ def describe(module: Any) -> Any:
     return module
 
 
-def build(description: Mapping[str, Any]) -> Any:
+def build[T: nn.Module](
+    description: Mapping[str, Any], kind: type[T], *, parts: tuple[type[nn.Module], ...]
+) -> T:
     """Build what a description names.
+
+    A file may come from anywhere: it must not make Python import or call anything but the classes
+    that are asked for.
 
     Args:
         description: ``class_path`` and ``init_args``.
+        kind: What it must be.
+        parts: What else may be among its arguments: modules, or their classes.
 
     Returns:
-        The object, with fresh weights.
+        The module, with fresh weights.
 
     Raises:
-        ValueError: If it is not the class of a module, found in this package or in what is already
-            imported: a file must not make Python import or call anything else.
+        TypeError: If it is of another kind.
+        ValueError: If there is no such class in what is imported.
     """
-    init_args = {key: _built(value) for key, value in (description.get('init_args') or {}).items()}
-    return _named(description['class_path'])(**init_args)
+    target = _named(description['class_path'], (kind,))
+    init_args = description.get('init_args') or {}
+    return cast(T, target(**{key: _built(value, parts) for key, value in init_args.items()}))
 
 
-def _built(value: Any) -> Any:
+def _built(value: Any, parts: tuple[type[nn.Module], ...]) -> Any:
     """What a description among arguments says; anything else as it is.
 
     With arguments it is a module, and without any the class itself.
     """
     if not isinstance(value, Mapping) or 'class_path' not in value:
         return value
-    return build(value) if 'init_args' in value else _named(value['class_path'])
+    target = _named(value['class_path'], parts)
+    return build(value, target, parts=parts) if 'init_args' in value else target
 
 
-def _named(path: str) -> type[nn.Module]:
-    """What the path of a class names.
+def _named(path: Any, kinds: tuple[type[nn.Module], ...]) -> type[nn.Module]:
+    """The class of a path.
 
     Raises:
-        ValueError: If it is not in this package, nor in a module that is imported; or not there, or
-            no class of modules.
+        TypeError: If it is of none of the kinds.
+        ValueError: If there is no such class in what is imported.
     """
-    module_name, _, name = path.rpartition('.')
-    package = __name__.partition('.')[0]
-    if module_name.partition('.')[0] != package and module_name not in sys.modules:
+    module_name, _, name = str(path).rpartition('.')
+    if module_name not in sys.modules:
         raise ValueError(
-            f'{path} is not part of {package}; import {module_name} first if you trust it'
+            f'{path} is in no module that is imported; import {module_name} first if you trust it, '
+            'or take the version that the file was made by'
         )
-    target = getattr(importlib.import_module(module_name), name, None)
+    target = vars(sys.modules[module_name]).get(name)
     if target is None:
-        raise ValueError(
-            f'{module_name} has no {name}; was the checkpoint made by a newer version?'
-        )
-    if not (inspect.isclass(target) and issubclass(target, nn.Module)):
-        raise ValueError(f'{path} is not a class of torch.nn.Module, and is not called')
+        raise ValueError(f'{module_name} has no {name}; was the file made by a newer version?')
+    if not (inspect.isclass(target) and issubclass(target, kinds)):
+        asked = ' or '.join(kind.__name__ for kind in kinds)
+        raise TypeError(f'{path} is not a class of {asked}, and is not called')
     return target
 
 
@@ -100,17 +107,19 @@ def without_folders(description: Mapping[str, Any]) -> dict[str, Any]:
 
     For others, whom the folders of a machine do not concern.
     """
-    return _with_weights(description, lambda name: name and Path(name).name)
+    return _with_weights(description, lambda name: Path(name).name)
 
 
-def _with_weights(description: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+def _with_weights(description: Mapping[str, Any], change: Callable[[str], Any]) -> dict[str, Any]:
     """A description with other ``weights``, in what it is made of too."""
-    init_args = {
-        key: _with_weights(value, change)
-        if isinstance(value, Mapping) and 'init_args' in value
-        else change(value)
-        if key == 'weights'
-        else value
-        for key, value in (description.get('init_args') or {}).items()
+
+    def changed(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping) and 'init_args' in value:
+            return _with_weights(value, change)
+        return change(value) if key == 'weights' and isinstance(value, str) else value
+
+    init_args = description.get('init_args') or {}
+    return {
+        'class_path': description['class_path'],
+        'init_args': {key: changed(key, value) for key, value in init_args.items()},
     }
-    return {'class_path': description['class_path'], 'init_args': init_args}

@@ -6,13 +6,13 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_file
 
-from .description import build, describe, without_folders, without_weights
+from .description import describe, without_folders, without_weights
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 
@@ -80,15 +80,10 @@ class HubEncoder(
         run = dict[str, Any]()
         for key, value in (self.run or {}).items():
             run |= value if isinstance(value, Mapping) else {key: value}
-        init_args = dict[str, Any]()
-        for key, value in about['init_args'].items():
-            init_args[key] = value['class_path'] if isinstance(value, Mapping) else value
-            if isinstance(value, Mapping):  # of an encoder in another one
-                init_args |= value.get('init_args', {})
         facts = {
             'kind': type(self).__name__,
             'class_path': about['class_path'],
-            'init_args': init_args,
+            'init_args': _flat(about['init_args']),
             'parameters': f'{sum(p.numel() for p in self.parameters()):,}',
             'run': run,
         }
@@ -101,14 +96,18 @@ class HubEncoder(
         """Build the encoder that a config describes, and load its weights.
 
         Raises:
-            TypeError: If the config describes another class.
+            TypeError: If the config describes another class, which is not built then.
             ValueError: If there is no config, or no weights that fit it.
         """
+        from .pretrained import build_encoder  # it needs this module
+
         if not config or 'class_path' not in config:
             raise ValueError(f'{model_id}: no {CONFIG} that describes an encoder')
-        encoder = build(without_weights(config))
-        if not isinstance(encoder, cls) or not isinstance(encoder, torch.nn.Module):
-            raise TypeError(f'{model_id} holds a {config["class_path"]}, not a {cls.__name__}')
+        try:
+            kind = cast(type[torch.nn.Module], cls)
+            encoder: Any = build_encoder(without_weights(config), kind=kind)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f'{model_id}: {error}') from None
         path = Path(model_id) / WEIGHTS
         if not Path(model_id).is_dir():
             known = ('revision', 'cache_dir', 'force_download', 'local_files_only', 'token')
@@ -121,5 +120,14 @@ class HubEncoder(
         except RuntimeError as error:
             raise ValueError(f'{path}: the weights do not fit the config: {error}') from None
         encoder.run = config.get('run')
-        encoder.eval()
-        return encoder
+        return cast(Self, encoder.eval())
+
+
+def _flat(init_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an encoder and of those in it, with classes by their paths."""
+    found = dict[str, Any]()
+    for key, value in init_args.items():
+        inside = isinstance(value, Mapping)
+        found[key] = value['class_path'] if inside else value
+        found |= _flat(value.get('init_args') or {}) if inside else {}
+    return found

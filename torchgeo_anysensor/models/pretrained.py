@@ -5,12 +5,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from .base import SensorEncoder
 from .canonical import CanonicalEncoder
+from .codes import BandCode
 from .description import build, without_weights
 from .moments import EncoderMoments
 
@@ -20,25 +22,24 @@ ENCODER_PREFIX = 'encoder.'
 MOMENTS_PREFIX = 'moments.'
 
 
-def build_encoder(description: Mapping[str, Any]) -> SensorEncoder:
+def build_encoder(
+    description: Mapping[str, Any], *, kind: type[nn.Module] = SensorEncoder
+) -> SensorEncoder:
     """Build an encoder from its description.
 
     Args:
         description: ``class_path`` and ``init_args``.
+        kind: Class that it must have.
 
     Returns:
         The encoder, with fresh weights.
 
     Raises:
+        TypeError: If the class is of another kind; see :func:`~.description.build`.
         ValueError: If the class is not found in this package or in a module that is already
             imported (a checkpoint must not make Python import others).
-        TypeError: If what it names is no encoder.
     """
-    encoder = build(description)
-    if not isinstance(encoder, SensorEncoder):
-        path = description['class_path']
-        raise TypeError(f'{path} makes a {type(encoder).__name__}, not a SensorEncoder')
-    return encoder
+    return cast(SensorEncoder, build(description, kind, parts=(SensorEncoder, BandCode)))
 
 
 def load_encoder(path: str | Path, *, canonical: bool = True) -> SensorEncoder:
@@ -54,6 +55,7 @@ def load_encoder(path: str | Path, *, canonical: bool = True) -> SensorEncoder:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        TypeError: If what it describes is no encoder.
         ValueError: If the checkpoint holds no encoder, or its weights do not fit.
     """
     path = Path(path)
