@@ -22,6 +22,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 import timm
@@ -292,16 +294,22 @@ def timed(
     return [statistics.median(times) / options.batch, statistics.median(ratios)]
 
 
-def row(arguments: tuple[str, str, argparse.Namespace]) -> list[str]:
-    """One row, in a process of its own."""
+def row(encoder_name: str, input_name: str, options: argparse.Namespace) -> list[str]:
+    """One row, measured in a process of its own, or what hindered it."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['torch', 'timm', 'torchgeo_anysensor.models'])
     try:
-        return measure(*arguments)
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(measure, encoder_name, input_name, options).result()
     except torch.OutOfMemoryError:
-        return [*arguments[:2], 'out of memory']
+        why = 'out of memory'
+    except BrokenProcessPool:
+        why = 'killed, as a machine does that is out of memory'
     except ValueError as error:
         if 'fixed bands' not in str(error):
             raise
-        return [*arguments[:2], str(error).partition(':')[0]]
+        why = str(error).partition(':')[0]
+    return [encoder_name, input_name, why]
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -339,12 +347,9 @@ def main(args: Sequence[str] | None = None) -> None:
     for line in (heads, ['---'] * len(heads)):
         print('| ' + ' | '.join(line) + ' |')
     os.environ |= KEEP_MEMORY  # read at the start of a process, as of the server below
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['torch', 'timm', 'torchgeo_anysensor.models'])
-    jobs = [(encoder, name, options) for encoder in options.encoders for name in options.inputs]
-    with context.Pool(1, maxtasksperchild=1) as pool:
-        for cells in pool.imap(row, jobs, chunksize=1):
-            print('| ' + ' | '.join(cells) + ' |', flush=True)
+    for encoder_name, input_name in itertools.product(options.encoders, options.inputs):
+        cells = row(encoder_name, input_name, options)
+        print('| ' + ' | '.join(cells) + ' |', flush=True)
 
 
 if __name__ == '__main__':

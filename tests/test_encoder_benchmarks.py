@@ -6,7 +6,10 @@
 import argparse
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -91,10 +94,23 @@ def test_operations_grow_little_with_bands_and_sensors(benchmark):
     assert gflop('both, 2.4 km') <= 1.1 * gflop('Sentinel-2, 2.4 km')
 
 
-def test_an_encoder_that_cannot_read_an_input_is_told_so(benchmark):
+class InThisProcess(ThreadPoolExecutor):
+    def __init__(self, workers, mp_context):
+        super().__init__(workers)
+
+
+def test_an_encoder_that_cannot_read_an_input_is_told_so(benchmark, monkeypatch):
     encoders = benchmark('encoders')
-    row = encoders.row(('timm ViT tiny', 'Landsat, 2.4 km', argparse.Namespace(**OPTIONS)))
+    monkeypatch.setattr(encoders, 'ProcessPoolExecutor', InThisProcess)
+    options = argparse.Namespace(**OPTIONS)
+    row = encoders.row('timm ViT tiny', 'Landsat, 2.4 km', options)
     assert 'fixed bands' in row[2]
+    for error, said in ((BrokenProcessPool, 'killed'), (torch.OutOfMemoryError, 'out of memory')):
+        monkeypatch.setattr(encoders, 'measure', Mock(side_effect=error))
+        assert said in encoders.row('Atomizer tiny', INPUT, options)[2]
+    monkeypatch.setattr(encoders, 'measure', Mock(side_effect=ValueError('of another kind')))
+    with pytest.raises(ValueError, match='of another kind'):
+        encoders.row('Atomizer tiny', INPUT, options)
 
 
 @pytest.fixture
