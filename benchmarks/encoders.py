@@ -197,12 +197,17 @@ def peak_mib(call: Callable[[], Any], device: str) -> float:
     return max(taken, default=0) / 2**20
 
 
+def with_batch(options: argparse.Namespace, batch: int) -> argparse.Namespace:
+    """The options with a batch of another size."""
+    return argparse.Namespace(**vars(options) | {'batch': batch})
+
+
 def largest(
     encoder: SensorEncoder, plain: torch.nn.Module, name: str, options: argparse.Namespace
 ) -> argparse.Namespace:
     """Double the batch as long as it fits, forward and back, and is not over what was asked for."""
     while 2 * options.batch <= options.largest:
-        more = argparse.Namespace(**{**vars(options), 'batch': 2 * options.batch})
+        more = with_batch(options, 2 * options.batch)
         try:
             for forward, model in zip(forwards(encoder, plain, name, more), (encoder, plain)):
                 backward(forward, model)()
@@ -221,9 +226,8 @@ def measure(encoder_name: str, input_name: str, options: argparse.Namespace) -> 
     entry, device = ENCODERS[encoder_name], options.device
     encoder, plain = entry.build().to(device), reference(entry, input_name).to(device)
     encoder.eval().requires_grad_(False)  # the counter knows no checkpoints that keep no gradient
-    one = argparse.Namespace(**{**vars(options), 'batch': 1})
-    counted = forwards(encoder, plain, input_name, one, hole=True)  # where nothing is saved
-    gflop, plain_gflop = map(gflop_of, counted)
+    one = with_batch(options, 1)  # with a hole, where nothing is saved
+    gflop, plain_gflop = map(gflop_of, forwards(encoder, plain, input_name, one, hole=True))
     encoder.requires_grad_(True)
     if options.compile:
         encoder.compile(fullgraph=isinstance(encoder, AnySensorViT), backend=options.compile)

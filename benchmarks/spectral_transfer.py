@@ -14,7 +14,6 @@ depend on how many do.
 """
 
 import argparse
-import hashlib
 import json
 import multiprocessing
 import os
@@ -32,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from torchgeo_anysensor import models, simulate, types
+from torchgeo_anysensor.comparison.training import digest
 from torchgeo_anysensor.comparison.workers import end_with_parent
 from torchgeo_anysensor.models import BandCode, FourierBandCode, NanometreBandCode, PointBandCode
 from torchgeo_anysensor.models.interpolation import ANCHORS_UM, SpectralJoin, interpolate
@@ -67,11 +67,6 @@ CODES = {
     'Copernicus Fourier': FourierBandCode,
     'nm sine-cosine': NanometreBandCode,
 }
-
-
-def digest(files: Iterable[Path]) -> str:
-    """A short name of what is in files, another one after every change."""
-    return hashlib.sha256(b''.join(file.read_bytes() for file in sorted(files))).hexdigest()[:8]
 
 
 def sources() -> list[Path]:

@@ -153,8 +153,9 @@ def awake() -> 'Callable[[torch.nn.Module], torch.nn.Module]':
     return _awake
 
 
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> 'Callable[[str], ModuleType]':
+@pytest.fixture(scope='module')
+def benchmark() -> 'Iterator[Callable[[str], ModuleType]]':
     """Imports a benchmark by its name."""
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / 'benchmarks')
-    return importlib.import_module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).resolve().parents[1] / 'benchmarks')
+        yield importlib.import_module

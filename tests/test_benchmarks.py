@@ -4,14 +4,10 @@
 """The benchmarks run, in miniature; their numbers are of no interest here."""
 
 import argparse
-import importlib
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
-
-FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
 
 
 def test_costs_of_the_objectives(benchmark, capsys):
@@ -124,12 +120,9 @@ def test_traits_are_seen_by_the_bands_at_their_wavelength(benchmark):
 
 
 @pytest.fixture(scope='module')
-def scenes(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FOLDER)
-        loading = importlib.import_module('loading')
-        root = tmp_path_factory.mktemp('scenes')
-        yield loading, loading.write_scenes(root, km=3, dates=2)
+def scenes(benchmark, tmp_path_factory):
+    loading = benchmark('loading')
+    return loading, loading.write_scenes(tmp_path_factory.mktemp('scenes'), km=3, dates=2)
 
 
 def test_costs_of_loading(scenes):

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,14 +68,13 @@ class Budget:
             raise ValueError(f'gflop={self.gflop} must be positive')
 
 
-def _code_version() -> str:
-    """A short name of the source of this package, another one after every change."""
-    files = sorted(Path(__file__).parents[1].rglob('*.py'))
-    return hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()[:8]
+def digest(files: Iterable[Path]) -> str:
+    """A short name of what is in files, another one after every change."""
+    return hashlib.sha256(b''.join(file.read_bytes() for file in sorted(files))).hexdigest()[:8]
 
 
-#: Of the code that was imported, whatever its files have become since.
-CODE = _code_version()
+#: Of the code of this package that was imported, whatever its files have become since.
+CODE = digest(Path(__file__).parents[1].rglob('*.py'))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_file
 
-from .description import describe, without_folders, without_weights
+from .description import describe, without_folders
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 
@@ -99,15 +99,12 @@ class HubEncoder(
             TypeError: If the config describes another class, which is not built then.
             ValueError: If there is no config, or no weights that fit it.
         """
-        from .pretrained import build_encoder  # it needs this module
+        from .pretrained import rebuild_encoder  # it needs this module
 
         if not config or 'class_path' not in config:
             raise ValueError(f'{model_id}: no {CONFIG} that describes an encoder')
-        try:
-            kind = cast(type[torch.nn.Module], cls)
-            encoder: Any = build_encoder(without_weights(config), kind=kind)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f'{model_id}: {error}') from None
+        kind = cast(type[torch.nn.Module], cls)
+        encoder: Any = rebuild_encoder(config, source=model_id, kind=kind)
         path = Path(model_id) / WEIGHTS
         if not Path(model_id).is_dir():
             known = ('revision', 'cache_dir', 'force_download', 'local_files_only', 'token')

@@ -42,6 +42,31 @@ def build_encoder(
     return cast(SensorEncoder, build(description, kind, parts=(SensorEncoder, BandCode)))
 
 
+def rebuild_encoder(
+    description: Mapping[str, Any], *, source: str | Path, kind: type[nn.Module] = SensorEncoder
+) -> SensorEncoder:
+    """Build the encoder that a file describes, for the weights that the file holds.
+
+    Args:
+        description: See :func:`build_encoder`.
+        source: What errors name.
+        kind: Class that it must have.
+
+    Returns:
+        The encoder, with fresh weights.
+
+    Raises:
+        TypeError: As for :func:`build_encoder`.
+        ValueError: As for :func:`build_encoder`.
+    """
+    try:
+        return build_encoder(without_weights(description), kind=kind)
+    except TypeError as error:
+        raise TypeError(f'{source}: {error}') from error
+    except ValueError as error:
+        raise ValueError(f'{source}: {error}') from error
+
+
 def load_encoder(path: str | Path, *, canonical: bool = True) -> SensorEncoder:
     """Load the encoder out of a checkpoint that a task of this package wrote.
 
@@ -73,7 +98,7 @@ def load_encoder(path: str | Path, *, canonical: bool = True) -> SensorEncoder:
             f'{path}: the checkpoint does not describe an encoder; '
             'expected one of CrossSensorContrastive or SegmentationProbe'
         )
-    encoder = build_encoder(without_weights(description))
+    encoder = rebuild_encoder(description, source=path)
     weights = _under(ENCODER_PREFIX, checkpoint['state_dict'])
     try:
         encoder.load_state_dict(weights)
